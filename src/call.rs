@@ -1,0 +1,176 @@
+//! One call: what is asked of a function, until when, who listens, and every
+//! way it can fail.
+//!
+//! Owns: the words that `edge`, `agent`, `hot` and `uds` share about a call.
+//! Called by: all four. Blocks on: nothing. Does not: know sockets' contents,
+//! containers or HTTP status codes (those are in `respond`).
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::model::{FnSpec, Id};
+
+/// A request body that is complete before a slot is taken, so a slow client
+/// never holds a container.
+#[derive(Debug)]
+pub enum Body {
+    /// At most `edge`'s in-memory limit (256 KiB).
+    Memory(Vec<u8>),
+    /// An unlinked temporary file, read from offset 0.
+    File { file: File, len: u64 },
+}
+
+impl Body {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Body::Memory(bytes) => bytes.len() as u64,
+            Body::File { len, .. } => *len,
+        }
+    }
+
+    /// Whether the client sent no byte of body.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A call as the edge hands it to the agent.
+#[derive(Debug)]
+pub struct Call {
+    /// Returned to the client as `Fn-Call-Id`, sent to the function as the same.
+    pub id: Id,
+    /// The exact configuration to run: its key names the slot queue.
+    pub spec: Arc<FnSpec>,
+    /// Header fields for the function, already filtered and serialised as
+    /// `Name: value\r\n` lines: no hop-by-hop, no framing, no `Host`, no
+    /// `Fn-Call-Id`, no `Fn-Deadline` (those are the function room's to write).
+    pub fields: Vec<u8>,
+    /// The complete request body.
+    pub body: Body,
+    /// When the request's head was complete; all phases are measured from here.
+    pub accepted: Instant,
+}
+
+/// The head of a function's answer after the contract's filter: no
+/// hop-by-hop, no framing fields, no `Fn-Call-Id`, values free of CR, LF, NUL.
+#[derive(Debug)]
+pub struct AnswerHead<'a> {
+    /// Name and value, in the function's order, duplicates kept.
+    pub fields: &'a [(&'a str, &'a [u8])],
+}
+
+/// The client is gone: nothing written to it can arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientGone;
+
+/// The client's side of a call. `edge` implements it over the connection;
+/// `uds` drives it. Either `whole` is called once, or `begin`, any number of
+/// `data`, then `end`. Not calling `end` after `begin` means the answer broke
+/// half way: the implementation must cut the connection visibly.
+pub trait Caller {
+    /// The whole answer (held until complete; bodies up to 64 KiB).
+    fn whole(&mut self, head: &AnswerHead<'_>, body: &[u8]) -> Result<(), ClientGone>;
+    /// A long answer begins; `len` is the body's length if the function told it.
+    fn begin(&mut self, head: &AnswerHead<'_>, len: Option<u64>) -> Result<(), ClientGone>;
+    /// More of a long answer.
+    fn data(&mut self, bytes: &[u8]) -> Result<(), ClientGone>;
+    /// The long answer is complete.
+    fn end(&mut self) -> Result<(), ClientGone>;
+    /// The socket to poll for "gone" (HUP, ERR) while the function works.
+    fn socket(&self) -> Option<BorrowedFd<'_>>;
+    /// Ask to be told once, from another thread, when the client is gone. Used
+    /// by waits that cannot poll a descriptor (a ticket's condvar). The watch
+    /// ends when the guard is dropped.
+    fn watch(&self, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>>;
+}
+
+/// Ends a [`Caller::watch`] when dropped.
+pub trait WatchGuard: Send {}
+
+/// Why a container could not be brought up. Shared by every caller that waits
+/// for it, hence behind an `Arc` where it travels.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("failed to pull image '{image}': {text}")]
+    Pull { image: String, status: Option<u16>, text: String },
+    #[error("image pull timed out after {limit:?}")]
+    PullTimeout { image: String, limit: Duration },
+    #[error("image '{image}' has a VOLUME definition")]
+    ImageVolume { image: String },
+    #[error("the engine failed at {step}: {text}")]
+    Engine { step: &'static str, text: String },
+    #[error("the engine does not answer ({step}: {text})")]
+    EngineAway { step: &'static str, text: String },
+    #[error("the container ended before its socket appeared: {exit}")]
+    Exited { exit: Exit },
+    #[error("no socket lsnr.sock appeared within {limit:?}")]
+    NoSocket { limit: Duration },
+    #[error("bad function socket: {text}")]
+    BadSocket { text: String },
+    #[error("the socket folder could not be made: {text}")]
+    Iofs { text: String },
+    #[error("the start was called off: {why}")]
+    CalledOff { why: &'static str },
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit status as the engine reports it (137 = SIGKILL).
+    pub code: i64,
+    /// The kernel's out-of-memory killer ended it.
+    pub oom_killed: bool,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.oom_killed {
+            write!(f, "killed by the kernel for using more than its memory")
+        } else {
+            write!(f, "exit code {}", self.code)
+        }
+    }
+}
+
+/// Every way a call can fail. Texts for users are made in `respond`.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("the server is shutting down")]
+    Draining,
+    #[error("no slot became free within {waited:?}")]
+    WaitTimeout { waited: Duration, last_launch: Option<Arc<LaunchError>> },
+    #[error("too many callers wait already ({limit})")]
+    QueueFull { limit: usize, retry_after_s: u32 },
+    #[error("no capacity now, and waiting is switched off")]
+    NoCapacity { retry_after_s: u32 },
+    #[error("needs {need_mib} MiB and {need_mcpu} mCPU, the node has {total_mib} MiB and {total_mcpu} mCPU")]
+    TooBig { need_mib: u64, need_mcpu: u64, total_mib: u64, total_mcpu: u64 },
+    #[error("launch failed: {0}")]
+    Launch(#[source] Arc<LaunchError>),
+    #[error("the function ran longer than {limit:?}")]
+    Timeout { limit: Duration },
+    #[error("the function itself reported a timeout (504)")]
+    FunctionTimeout,
+    #[error("no complete answer: {cause}")]
+    NoAnswer { cause: String, exit: Option<Exit> },
+    #[error("the function reported a failure (502)")]
+    FunctionFailed,
+    #[error("the function answered with status {status}, not 200, 502 or 504")]
+    InvalidAnswer { status: u16 },
+    #[error("the function's answer is not valid: {cause}")]
+    BadAnswer { cause: String },
+    #[error("the answer's body is larger than {limit} bytes")]
+    AnswerTooBig { limit: u64 },
+    #[error("the answer's head is larger than {limit} bytes")]
+    AnswerHeadTooBig { limit: usize },
+    #[error("the client left")]
+    ClientGone,
+    #[error("the answer broke after {sent} bytes had been sent: {cause}")]
+    Broken { sent: u64, cause: String },
+    #[error("internal: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,109 @@
+//! The seam between the scheduler and whatever makes containers.
+//!
+//! Owns: the `Driver` trait and the plain structs that cross it.
+//! Called by: `hot` (the lanes). Implemented by: `docker`, later `sandbox`.
+//! Blocks on: each verb is blocking, bounded by the deadline it is given or by
+//! the driver's own request time-outs. Does not: know calls, queues or routes.
+
+mod freezer;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use freezer::{Freezer, FreezerError};
+
+use crate::call::{Exit, LaunchError};
+
+/// All a driver needs to make one container.
+#[derive(Debug, Clone)]
+pub struct ContainerSpec {
+    /// 26-character id; also the container's name with the engine.
+    pub id: String,
+    pub image: String,
+    /// `K=V` pairs, complete (app config, fn config, fixed keys).
+    pub env: Vec<(String, String)>,
+    /// Limit in MiB; 0 = none.
+    pub memory_mib: u64,
+    /// Limit in milli-CPU; 0 = none.
+    pub cpu_milli: u64,
+    /// Size of /tmp in MiB; 0 = no size limit.
+    pub tmpfs_mib: u64,
+    /// The socket folder as this process sees it; bound to /tmp/iofs.
+    pub iofs: PathBuf,
+    /// The app's syslog URL, if any.
+    pub syslog_url: Option<String>,
+    pub app_id: String,
+    pub fn_id: String,
+    /// Asked for no network (annotation).
+    pub no_network: bool,
+}
+
+/// Told once when a container ended, whatever the reason. Must return at
+/// once: it runs on the driver's event thread.
+pub trait ExitSink: Send + Sync {
+    fn exited(&self, exit: Exit);
+}
+
+/// Limits of one start.
+#[derive(Debug, Clone, Copy)]
+pub struct StartBudget {
+    /// The image must be there by then.
+    pub pull_until: Instant,
+    /// Create and start must have returned within this after the image is there.
+    pub start_within: std::time::Duration,
+}
+
+/// A running container as its driver knows it.
+#[derive(Debug)]
+pub struct Instance {
+    /// The `ContainerSpec::id` it was made from.
+    pub id: String,
+    /// The engine's own id for it (container id, or pid as text).
+    pub engine_id: String,
+    /// Host pid of its first process, if known.
+    pub pid: Option<u32>,
+    /// The container's own cgroup freezer where we may write it.
+    pub freezer: Option<Freezer>,
+}
+
+/// A verb on a running container failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{verb} of container {id} failed: {text}")]
+pub struct DriverError {
+    pub verb: &'static str,
+    pub id: String,
+    pub text: String,
+}
+
+/// Makes, freezes, thaws and removes containers. All verbs may be called from
+/// several threads at once; every one returns in bounded time.
+pub trait Driver: Send + Sync + Debug {
+    /// `docker` or `sandbox`.
+    fn name(&self) -> &'static str;
+
+    /// One line for the start-up print: version, address, why chosen.
+    fn describe(&self) -> String;
+
+    /// Image, create, start. When it returns an error nothing is left behind
+    /// (or its removal is under way in the driver's own care). `exit` is told
+    /// when the container ends, also when that is before this returns.
+    fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError>;
+
+    /// Stop all its processes from running. Idempotent.
+    fn freeze(&self, instance: &Instance) -> Result<(), DriverError>;
+
+    /// Undo `freeze`. On the hot path: microseconds where the freezer is ours.
+    fn thaw(&self, instance: &Instance) -> Result<(), DriverError>;
+
+    /// Kill and remove, frozen or not; success also when it is already gone.
+    fn remove(&self, instance: &Instance) -> Result<(), DriverError>;
+
+    /// Remove everything of ours that this process did not make (leftovers of
+    /// an earlier run of the same store). Returns how many were removed.
+    fn reclaim(&self) -> Result<usize, DriverError>;
+
+    /// Stop the event thread; join it. After this no verb is called.
+    fn close(&self);
+}

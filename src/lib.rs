@@ -1,0 +1,32 @@
+//! hob: a function server. Functions are container images, kept hot behind
+//! Unix sockets and called with plain HTTP. ARCHITECTURE.md is the map; the
+//! modules below are in reading order.
+
+// The outside.
+pub mod cli;
+pub mod config;
+pub mod server;
+
+// One call, from the listener to the function and back.
+pub mod edge;
+pub mod http1;
+pub mod agent;
+pub mod call;
+pub mod hot;
+pub mod uds;
+
+// What makes containers.
+pub mod driver;
+pub mod docker;
+
+// What is kept, and who manages it.
+pub mod api;
+pub mod model;
+pub mod store;
+pub mod respond;
+
+// Threads, waiting, resources.
+pub mod pool;
+
+// Leaves.
+pub mod metrics;

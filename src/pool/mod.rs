@@ -1,0 +1,13 @@
+//! Threads and waiting: how hob starts, names, bounds, wakes and joins them,
+//! and the resources they share.
+//!
+//! Owns: `spawn` (the only way to a thread), `Stop`, `wait` (poll with a
+//! deadline), elastic `Workers`, fixed `Lane`s, memory and CPU `Tokens`, the
+//! drain `Gate`, the host's capacity. Called by: every room with a thread.
+//! Blocks on: what its callers ask it to. Does not: know what its threads do.
+
+mod spawn;
+mod wait;
+
+pub use spawn::{SpawnError, Thread, spawn};
+pub use wait::{Stop, Woke, wait_for};

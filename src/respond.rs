@@ -1,0 +1,95 @@
+//! The one place that maps errors to HTTP: status, text, Retry-After.
+//!
+//! Owns: `answer_for`, a single `match` without a wildcard per error enum, and
+//! the JSON error body. Called by: `edge`, `api`. Blocks on: nothing. Does
+//! not: write to sockets. The first words of each text are the original's
+//! (spec http-api §2.1); what follows the colon says which limit fired and
+//! what to do.
+
+use std::borrow::Cow;
+
+use crate::call::{CallError, LaunchError};
+
+/// What the client is told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub message: Cow<'static, str>,
+    /// Seconds, for `Retry-After`.
+    pub retry_after_s: Option<u32>,
+}
+
+impl Answer {
+    pub fn new(status: u16, message: impl Into<Cow<'static, str>>) -> Answer {
+        Answer { status, message: message.into(), retry_after_s: None }
+    }
+
+    fn retry(self, seconds: u32) -> Answer {
+        Answer { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// `{"message":"…"}` and a newline (spec http-api §1.3).
+    pub fn json(&self) -> String {
+        format!("{{\"message\":{}}}\n", serde_json::Value::from(self.message.as_ref()))
+    }
+}
+
+const BUSY: &str = "Timed out - server too busy";
+const INIT_FAILED: &str = "Container failed to initialize, please ensure you are using the latest fdk and check the logs";
+const INIT_TIMEOUT: &str = "Container initialization timed out, please ensure you are using the latest fdk and check the logs";
+
+/// The answer to a failed call (spec agent §1.11, http-api §3.4).
+pub fn call_answer(error: &CallError) -> Answer {
+    match error {
+        CallError::Draining => Answer::new(503, format!("{BUSY}: the server is shutting down")).retry(15),
+        CallError::WaitTimeout { waited, last_launch } => {
+            let why = match last_launch {
+                Some(launch) => format!("; the last container start failed: {launch}"),
+                None => String::new(),
+            };
+            Answer::new(503, format!("{BUSY}: waited {:.1} s for a free container (HOB_MAX_WAIT_MSECS){why}", waited.as_secs_f64())).retry(15)
+        }
+        CallError::QueueFull { limit, retry_after_s } => Answer::new(503, format!("{BUSY}: {limit} calls wait for this function already (HOB_MAX_QUEUED)")).retry(*retry_after_s),
+        CallError::NoCapacity { retry_after_s } => Answer::new(503, BUSY).retry(*retry_after_s),
+        CallError::TooBig { need_mib, need_mcpu, total_mib, total_mcpu } => Answer::new(
+            400,
+            format!("Requested CPU/Memory cannot be allocated: the function asks for {need_mib} MiB and {need_mcpu} mCPU, this server can give {total_mib} MiB and {total_mcpu} mCPU"),
+        ),
+        CallError::Launch(launch) => launch_answer(launch),
+        CallError::Timeout { limit } => Answer::new(504, format!("Timed out: the function ran longer than its timeout of {} s", limit.as_secs())),
+        CallError::FunctionTimeout => Answer::new(504, "Timed out: the function itself reported that its time was up"),
+        CallError::NoAnswer { cause, exit } => {
+            let why = match exit {
+                Some(exit) => format!("the container ended during the call ({exit})"),
+                None => cause.clone(),
+            };
+            Answer::new(502, format!("error receiving function response: {why}"))
+        }
+        CallError::FunctionFailed => Answer::new(502, "function failed"),
+        CallError::InvalidAnswer { status } => Answer::new(502, format!("invalid function response: status {status}, an FDK answers 200, 502 or 504")),
+        CallError::BadAnswer { cause } => Answer::new(502, format!("invalid function response: {cause}")),
+        CallError::AnswerTooBig { limit } => Answer::new(502, format!("function response body too large: the limit is {limit} bytes (FN_MAX_RESPONSE_SIZE)")),
+        CallError::AnswerHeadTooBig { limit } => Answer::new(502, format!("function response header too large: the limit is {limit} bytes (FN_MAX_HDR_RESPONSE_SIZE)")),
+        CallError::ClientGone => Answer::new(444, ""),
+        CallError::Broken { .. } => Answer::new(502, "error receiving function response"),
+        CallError::Internal(_) => Answer::new(500, "internal server error"),
+    }
+}
+
+fn launch_answer(error: &LaunchError) -> Answer {
+    match error {
+        LaunchError::Pull { image, status, text } => {
+            let status = status.filter(|s| (400..500).contains(s)).unwrap_or(502);
+            Answer::new(status, format!("Failed to pull image '{image}': {text}"))
+        }
+        LaunchError::PullTimeout { image, limit } => Answer::new(504, format!("Image pull timed out: '{image}' was not there after {} s (FN_HOT_PULL_TIMEOUT_MSECS)", limit.as_secs())),
+        LaunchError::ImageVolume { image } => Answer::new(400, format!("image has Volume definition: '{image}' (FN_IMAGE_ENABLE_VOLUME allows it)")),
+        LaunchError::Engine { step, text } => Answer::new(502, format!("{INIT_FAILED}: the container engine failed at {step}: {text}")),
+        LaunchError::EngineAway { step, text } => Answer::new(503, format!("{BUSY}: the container engine does not answer ({step}: {text})")).retry(15),
+        LaunchError::Exited { exit } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared ({exit})")),
+        LaunchError::NoSocket { limit } => Answer::new(504, format!("{INIT_TIMEOUT}: no socket at FN_LISTENER within {:.1} s (FN_HOT_START_TIMEOUT_MSECS)", limit.as_secs_f64())),
+        LaunchError::BadSocket { text } => Answer::new(502, format!("{INIT_FAILED}: {text}")),
+        LaunchError::Iofs { text } => Answer::new(500, format!("internal server error: the socket folder could not be made: {text}")),
+        LaunchError::CalledOff { .. } => Answer::new(503, BUSY).retry(15),
+    }
+}
