@@ -112,8 +112,11 @@ struct Plan {
     status: u16,
     head_len: usize,
     framing: BodyFraming,
-    /// Keep-alive, framed, and with the call's id.
+    /// The answer is this call's: by its id, or because nothing else was ever
+    /// asked on this connection.
     ours: bool,
+    /// The connection may carry another call.
+    keep: bool,
 }
 
 impl<'a> Exchange<'a> {
@@ -166,7 +169,7 @@ impl<'a> Exchange<'a> {
                 Next::Delivered(outcome) => return Ok(outcome),
                 Next::Head(plan) => plan,
             };
-            if plan.status >= 200 && (plan.ours || !self.kept) {
+            if plan.status >= 200 && plan.ours {
                 break plan;
             }
             if plan.status == 101 {
@@ -184,7 +187,7 @@ impl<'a> Exchange<'a> {
                 self.read_body(plan.framing, &mut Drop)?;
             }
         };
-        self.keep &= plan.ours;
+        self.keep &= plan.keep;
         match plan.status {
             200 => self.deliver(plan),
             502 => Ok(self.refused(plan, CallError::FunctionFailed)),
@@ -200,14 +203,14 @@ impl<'a> Exchange<'a> {
         loop {
             let text = self.inbox.unread();
             // A head gets complete only with a line end; a dripping one is not
-            // read again for each byte.
-            if text[seen..].contains(&b'\n') {
+            // read again for each byte. The first bytes show garbage at once.
+            if (seen == 0 && !text.is_empty()) || text[seen..].contains(&b'\n') {
                 let parsed = http1::parse_response(text, self.limits.max_head).map_err(|e| self.head_error(e))?;
                 if let Some(head) = parsed {
                     let plan = self.plan(&head)?;
                     let end = self.small_length(plan).map(|n| plan.head_len + n);
                     if let Some(end) = end.filter(|end| *end <= text.len()) {
-                        self.keep &= plan.ours;
+                        self.keep &= plan.keep;
                         let told = if self.gone { Ok(()) } else { whole(self.caller, &head, &text[plan.head_len..end]) };
                         self.inbox.consume(end);
                         return Ok(Next::Delivered((told.map_err(|ClientGone| CallError::ClientGone), Fate::Reuse)));
@@ -228,12 +231,9 @@ impl<'a> Exchange<'a> {
     fn plan(&self, head: &ResponseHead<'_>) -> Result<Plan, CallError> {
         let framing = http1::response_framing(head, false).map_err(|e| self.head_error(e))?;
         let framed = matches!(framing, BodyFraming::Length(_) | BodyFraming::Chunked);
-        let ours = framed && head.minor == 1 && http1::keep_alive(head.minor, &head.fields) && bears_id(head, self.request.call_id);
-        // The id alone makes an answer this call's; `ours` also wants a
-        // connection that lives on. On a kept connection both are the same
-        // question but for a last answer that says `close`.
-        let ours_but_last = self.kept && !ours && bears_id(head, self.request.call_id);
-        Ok(Plan { status: head.status, head_len: head.len, framing, ours: ours || ours_but_last })
+        let bears_id = bears_id(head, self.request.call_id);
+        let keep = bears_id && framed && head.minor == 1 && http1::keep_alive(head.minor, &head.fields);
+        Ok(Plan { status: head.status, head_len: head.len, framing, ours: bears_id || !self.kept, keep })
     }
 
     /// The length of a 200's body that is to be held until whole and is ours to
@@ -242,7 +242,7 @@ impl<'a> Exchange<'a> {
         let BodyFraming::Length(n) = plan.framing else { return None };
         let within = self.limits.max_body == 0 || n <= self.limits.max_body;
         let n = usize::try_from(n).ok()?;
-        (plan.status == 200 && within && n <= self.limits.hold && (plan.ours || !self.kept)).then_some(n)
+        (plan.status == 200 && within && n <= self.limits.hold && plan.ours).then_some(n)
     }
 
     fn head_error(&self, error: HeadError) -> CallError {

@@ -31,8 +31,7 @@ use crate::call::{Body, CallError, Caller};
 use crate::model::{Id, Timestamp};
 use crate::pool::Stop;
 
-pub use place::SocketError;
-pub(crate) use place::SOCKET_NAME;
+pub use place::{SOCKET_NAME, SocketError};
 
 use exchange::{Exchange, Upload};
 use place::Place;
@@ -83,7 +82,7 @@ pub struct FnRequest<'a> {
 pub struct Limits {
     /// Bytes of body; 0 = no limit.
     pub max_body: u64,
-    /// Bytes of head, status line included.
+    /// Bytes of head, status line included; never 0.
     pub max_head: usize,
     /// An answer of at most so many bytes is held until it is whole.
     pub hold: usize,
@@ -114,7 +113,7 @@ impl FunctionSocket {
     /// At once for a link or file that is not the contract's; `Refused` in the end.
     pub fn open(folder: &Folder, until: Instant, stop: &Stop) -> Result<FunctionSocket, SocketError> {
         let mut place = Place::find(folder.fd())?;
-        let first = place.dial_until(until, stop)?;
+        let first = place.dial_until(until, stop, true)?;
         Ok(FunctionSocket { place, connection: Connection::Fresh(first), head: Vec::new(), inbox: Inbox::default(), held: Vec::new() })
     }
 
@@ -198,18 +197,11 @@ impl FunctionSocket {
         if let Some(fd) = fd.filter(|fd| peek(fd) == Peek::Quiet) {
             return Ok((fd, kept));
         }
-        loop {
-            match self.place.dial() {
-                Ok(fd) => return Ok((fd, false)),
-                // The function's backlog is full: it is there, and behind.
-                Err(Errno::AGAIN) => match self.place.dial_until(request.deadline, stop) {
-                    Ok(fd) => return Ok((fd, false)),
-                    Err(SocketError::Stopped) => return Err(CallError::Draining),
-                    Err(_) if Instant::now() >= request.deadline => return Err(CallError::Timeout { limit: request.timeout }),
-                    Err(_) => {}
-                },
-                Err(e) => return Err(CallError::NoAnswer { cause: format!("the function's socket cannot be connected ({e})"), exit: None }),
-            }
+        match self.place.dial_until(request.deadline, stop, false) {
+            Ok(fd) => Ok((fd, false)),
+            Err(SocketError::Stopped) => Err(CallError::Draining),
+            Err(SocketError::Refused) => Err(CallError::Timeout { limit: request.timeout }),
+            Err(e) => Err(CallError::NoAnswer { cause: format!("the function cannot be reached: {e}"), exit: None }),
         }
     }
 }

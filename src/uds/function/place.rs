@@ -12,7 +12,7 @@ use crate::pool::Stop;
 use crate::uds::net::{dial_addr, pause};
 
 /// The name a function's socket must have (the FDK's `FN_LISTENER`).
-pub(crate) const SOCKET_NAME: &str = "lsnr.sock";
+pub const SOCKET_NAME: &str = "lsnr.sock";
 
 /// A function's socket could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +68,15 @@ impl Place {
         }
     }
 
-    /// Dials until somebody accepts: the file appears at bind(), before the
-    /// function listens; a full backlog empties.
-    pub(super) fn dial_until(&mut self, until: Instant, stop: &Stop) -> Result<OwnedFd, SocketError> {
+    /// Dials until a full backlog empties and, while `booting`, until somebody
+    /// listens: the file appears at bind(), before that.
+    pub(super) fn dial_until(&mut self, until: Instant, stop: &Stop, booting: bool) -> Result<OwnedFd, SocketError> {
         let mut delay = Duration::from_millis(1);
         loop {
             match self.dial() {
                 Ok(fd) => return Ok(fd),
-                Err(Errno::CONNREFUSED | Errno::AGAIN) => {}
+                Err(Errno::AGAIN) => {}
+                Err(Errno::CONNREFUSED) if booting => {}
                 Err(e) => return Err(failed("connect to", e)),
             }
             let left = until.saturating_duration_since(Instant::now());
