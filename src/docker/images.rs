@@ -154,12 +154,16 @@ impl Images {
                 return Err(LaunchError::Pull { image: image.to_owned(), status: None, text: "the pull succeeded, yet the image is not there".to_owned() });
             }
         }
+        self.believe(image);
+        Ok(())
+    }
+
+    pub(super) fn believe(&self, image: &str) {
         let mut seen = self.seen.lock();
         if seen.len() >= MAX_SEEN {
             seen.clear();
         }
         seen.insert(image.to_owned(), Instant::now());
-        Ok(())
     }
 
     /// The engine says that the image is not there.
