@@ -107,6 +107,12 @@ impl Engine {
         Ok(inspected.state)
     }
 
+    /// The same for the event thread, which others wait for.
+    pub(super) fn inspect_soon(&self, id: &str) -> Result<State, EngineError> {
+        let inspected: Inspected = self.ask(&Ask::new(Op::Inspect, id, "GET", path(id, "/json")).within(Duration::from_secs(5)))?.json()?;
+        Ok(inspected.state)
+    }
+
     /// The engine's pause. Its flag lags behind the truth (a pause soon after
     /// an unpause is told "already paused"), so that answer is not believed at
     /// once, and in the end the container's state decides.

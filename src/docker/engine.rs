@@ -1,7 +1,7 @@
-//! Requests to the engine: transport, version prefix, limits, typed failures.
+//! Requests to the engine: version prefix, limits, retries, typed failures.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -9,19 +9,11 @@ use rustix::event::PollFlags;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::transport::{Stream, Transport};
 use crate::pool::{Stop, wait_for};
-use crate::uds::client::{Client, ClientError, Interrupter, Phase, Request, RequestBody};
 
-/// Connections kept open to the engine's socket.
-const KEPT: usize = 8;
 /// The newest API this driver was written against; newer engines serve it too.
 const API: (u32, u32) = (1, 41);
-/// Connecting to a local socket is immediate or not at all; to a host it is not.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Largest answer read whole (an image or container list).
-const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// Longest line of a stream (an event, a pull's progress).
-const MAX_LINE: u64 = 256 * 1024;
 
 /// What is asked of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +39,12 @@ pub enum Op {
 
 /// Bounds of one request.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+pub(super) struct Limits {
     /// From the request to the head of its answer, and the longest silence
     /// while either body is sent.
-    answer: Duration,
+    pub(super) answer: Duration,
     /// Retries may go on this long; zero = never repeated.
-    retry: Duration,
+    pub(super) retry: Duration,
 }
 
 impl Op {
@@ -80,7 +72,7 @@ impl Op {
 
     /// The one table of limits. Create, start and pull are never repeated by
     /// themselves: the engine may have done what it could not answer.
-    const fn limits(self) -> Limits {
+    pub(super) const fn limits(self) -> Limits {
         let (answer, retry) = match self {
             Op::Ping | Op::Version | Op::Info => (10, 0),
             Op::InspectImage | Op::InspectVolume | Op::Inspect => (30, 3),
@@ -90,7 +82,8 @@ impl Op {
             Op::Remove => (60, 10),
             Op::RemoveImage => (60, 0),
             Op::LoadImage => (600, 0),
-            Op::Events => (30, 0),
+            // Also how long a close may take with an engine that is stuck.
+            Op::Events => (5, 0),
             // Only when the caller gives no limit of its own.
             Op::Pull => (600, 0),
         };
@@ -200,12 +193,6 @@ impl<'a> Ask<'a> {
     }
 }
 
-#[derive(Debug)]
-enum Transport {
-    Unix(Client),
-    Tcp { base: String, agent: Box<ureq::Agent> },
-}
-
 /// The engine's address is not one.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
@@ -282,14 +269,7 @@ impl Engine {
     /// # Errors
     /// The text is not an address.
     pub fn new(host: &str) -> Result<Engine, AddressError> {
-        let form = || AddressError::Form { host: host.to_owned() };
-        let transport = match host.split_once("://") {
-            Some(("unix", path)) if path.starts_with('/') => Transport::Unix(Client::new(path, KEPT)),
-            Some(("tcp" | "http", rest)) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && b != b'@') => {
-                Transport::Tcp { base: format!("http://{}", rest.trim_end_matches('/')), agent: Box::new(tcp_agent()) }
-            }
-            _ => return Err(form()),
-        };
+        let transport = Transport::to(host).ok_or_else(|| AddressError::Form { host: host.to_owned() })?;
         let stop = Stop::new().map_err(|source| AddressError::Stop { source })?;
         Ok(Engine { transport, address: host.to_owned(), prefix: String::new(), stop })
     }
@@ -336,15 +316,13 @@ impl Engine {
         }
     }
 
-    /// Asks and hands the answer's body out as a stream. `body` is sent when
-    /// `len` is given or the request is an image load.
+    /// Asks and hands the answer's body out as a stream. `body` is what an image
+    /// load sends. `idle_within` bounds the stream's silence, where that is not
+    /// the time for the answer.
     pub(super) fn open(&self, ask: &Ask<'_>, idle_within: Option<Duration>, body: &mut dyn Read) -> Result<Stream, EngineError> {
         let target = format!("{}{}", self.prefix, ask.target);
         let within = ask.answer_within();
-        let stream = match &self.transport {
-            Transport::Unix(client) => unix(client, ask, &target, within, idle_within.or(Some(within)).filter(|_| ask.op != Op::Events), body),
-            Transport::Tcp { base, agent } => tcp(agent, ask, &format!("{base}{target}"), within, body),
-        }?;
+        let stream = self.transport.send(ask, &target, within, idle_within, body)?;
         if (200..300).contains(&stream.status) || stream.status == 304 {
             return Ok(stream);
         }
@@ -361,141 +339,7 @@ impl Engine {
 
     /// Whether an open stream can be ended at once from another thread.
     pub(super) fn can_interrupt(&self) -> bool {
-        matches!(self.transport, Transport::Unix(_))
-    }
-}
-
-fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_within: Option<Duration>, body: &mut dyn Read) -> Result<Stream, EngineError> {
-    let mut fields: Vec<(&str, &str)> = ask.fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let body = match &ask.json {
-        Some(json) => {
-            fields.push(("Content-Type", "application/json"));
-            RequestBody::Bytes(json)
-        }
-        None if ask.op == Op::LoadImage => {
-            fields.push(("Content-Type", "application/x-tar"));
-            RequestBody::Reader { reader: body, len: None }
-        }
-        None => RequestBody::Empty,
-    };
-    let mut request = Request { method: ask.method, target, fields: &fields, body, connect_within: CONNECT.min(within), head_within: within, idle_within };
-    let mut response = client.send(&mut request).map_err(|e| client_error(ask.op, ask.subject, e))?;
-    let interrupter = (ask.op == Op::Events).then(|| response.interrupter());
-    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status: response.status, interrupter, reader: BufReader::new(Box::new(response.reader())) })
-}
-
-fn tcp_agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .proxy(None)
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .timeout_connect(Some(CONNECT))
-        .timeout_resolve(Some(CONNECT))
-        .max_idle_connections(KEPT)
-        .max_idle_connections_per_host(KEPT)
-        .build()
-        .new_agent()
-}
-
-fn tcp(agent: &ureq::Agent, ask: &Ask<'_>, url: &str, within: Duration, body: &mut dyn Read) -> Result<Stream, EngineError> {
-    let mut builder = ureq::http::Request::builder().method(ask.method).uri(url);
-    for (name, value) in &ask.fields {
-        builder = builder.header(*name, value);
-    }
-    if let Some(json) = &ask.json {
-        builder = builder.header("Content-Type", "application/json").header("Content-Length", json.len().to_string());
-    }
-    let malformed = |e: ureq::http::Error| EngineError::new(ask.op, ask.subject, Fault::Malformed { what: e.to_string() });
-    let result = match (&ask.json, ask.op) {
-        (Some(json), _) => agent.run(agent.configure_request(builder.body(json.as_slice()).map_err(malformed)?).timeout_recv_response(Some(within)).timeout_recv_body(Some(within)).build()),
-        (None, Op::LoadImage) => {
-            let request = builder.header("Content-Type", "application/x-tar").body(ureq::SendBody::from_reader(body)).map_err(malformed)?;
-            agent.run(agent.configure_request(request).timeout_recv_response(Some(within)).timeout_recv_body(Some(within)).build())
-        }
-        (None, _) => agent.run(agent.configure_request(builder.body(()).map_err(malformed)?).timeout_recv_response(Some(within)).timeout_recv_body(Some(within)).build()),
-    };
-    let response = result.map_err(|e| EngineError::new(ask.op, ask.subject, ureq_fault(&e, within)))?;
-    let status = response.status().as_u16();
-    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status, interrupter: None, reader: BufReader::new(Box::new(response.into_body().into_reader())) })
-}
-
-/// The body of an answer.
-pub(super) struct Stream {
-    op: Op,
-    subject: String,
-    status: u16,
-    interrupter: Option<Interrupter>,
-    reader: BufReader<Box<dyn Read>>,
-}
-
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stream({} {})", self.op.name(), self.subject)
-    }
-}
-
-impl Stream {
-    /// For another thread to end the reading.
-    pub(super) fn interrupter(&self) -> Option<Interrupter> {
-        self.interrupter.clone()
-    }
-
-    /// The whole rest, bounded.
-    fn bytes(mut self) -> Result<Vec<u8>, EngineError> {
-        let mut out = Vec::new();
-        let limit = MAX_ANSWER as u64;
-        self.reader.by_ref().take(limit + 1).read_to_end(&mut out).map_err(|e| self.failed(&e))?;
-        if out.len() as u64 > limit {
-            return Err(EngineError::new(self.op, &self.subject, Fault::Malformed { what: format!("it is larger than {limit} bytes") }));
-        }
-        Ok(out)
-    }
-
-    /// The next non-blank line; `None` at the end.
-    pub(super) fn line(&mut self) -> Result<Option<Vec<u8>>, EngineError> {
-        loop {
-            let mut line = Vec::new();
-            let n = self.reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).map_err(|e| self.failed(&e))?;
-            if n as u64 == MAX_LINE {
-                return Err(EngineError::new(self.op, &self.subject, Fault::Malformed { what: format!("a line is longer than {MAX_LINE} bytes") }));
-            }
-            if n == 0 {
-                return Ok(None);
-            }
-            if !line.trim_ascii().is_empty() {
-                return Ok(Some(line));
-            }
-        }
-    }
-
-    fn failed(&self, e: &std::io::Error) -> EngineError {
-        let fault = match e.kind() {
-            std::io::ErrorKind::TimedOut => Fault::Timeout { limit: self.op.limits().answer },
-            _ => Fault::Broken { text: e.to_string() },
-        };
-        EngineError::new(self.op, &self.subject, fault)
-    }
-}
-
-fn client_error(op: Op, subject: &str, error: ClientError) -> EngineError {
-    let fault = match error {
-        ClientError::Connect { .. } => Fault::Away { text: error.to_string() },
-        ClientError::Timeout { phase: Phase::Connect, .. } => Fault::Away { text: error.to_string() },
-        ClientError::Timeout { limit, .. } => Fault::Timeout { limit },
-        ClientError::Closed { .. } | ClientError::RequestBody { .. } | ClientError::Interrupted { .. } | ClientError::Io { .. } => Fault::Broken { text: error.to_string() },
-        ClientError::Malformed { .. } | ClientError::Head { .. } | ClientError::Chunks { .. } | ClientError::TooLarge { .. } => Fault::Malformed { what: error.to_string() },
-    };
-    EngineError::new(op, subject, fault)
-}
-
-fn ureq_fault(error: &ureq::Error, limit: Duration) -> Fault {
-    let text = error.to_string();
-    match error {
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => Fault::Away { text },
-        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Fault::Away { text },
-        ureq::Error::Timeout(_) => Fault::Timeout { limit },
-        ureq::Error::Io(_) => Fault::Broken { text },
-        _ => Fault::Malformed { what: text },
+        self.transport.can_interrupt()
     }
 }
 

@@ -164,7 +164,7 @@ impl Follower {
             Event::Oom { id } => self.exits.note_oom(&id),
             Event::Died { id, code } if self.exits.contains(&id) => {
                 // The oom event may come after the end, or not at all.
-                let oom = self.exits.is_unexplained(&id, code) && self.engine.inspect(&id).is_ok_and(|state| state.oom_killed);
+                let oom = self.exits.is_unexplained(&id, code) && self.engine.inspect_soon(&id).is_ok_and(|state| state.oom_killed);
                 self.exits.ended(&id, code, oom);
             }
             Event::Died { .. } | Event::Other => {}
@@ -182,7 +182,7 @@ impl Follower {
         for id in known {
             match listed.get(&id) {
                 Some(false) => {}
-                Some(true) => match self.engine.inspect(&id) {
+                Some(true) => match self.engine.inspect_soon(&id) {
                     Ok(state) => self.exits.ended(&id, state.exit_code, state.oom_killed),
                     Err(e) if e.is_gone() => self.exits.ended(&id, UNKNOWN_CODE, false),
                     Err(e) => return Err(e),

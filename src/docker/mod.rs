@@ -22,6 +22,9 @@ mod networks;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_fake;
+mod transport;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -243,17 +246,20 @@ impl Docker {
         Ok(created?)
     }
 
-    /// Create, where the image may have gone since it was last seen.
-    fn create_with_image(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<String, LaunchError> {
+    /// Create, where the image may have gone since it was last seen. Also
+    /// returns until when the start must be done.
+    fn create_with_image(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<(String, Instant), LaunchError> {
         let images = &self.shared.images;
         images.ensure(&spec.image, budget.pull_until)?;
-        match self.create(spec, Instant::now() + budget.start_within) {
+        let until = Instant::now() + budget.start_within;
+        match self.create(spec, until) {
             Err(EngineOrIofs::Engine(error)) if error.is_gone() && error.message().contains("No such image") => {
                 images.forget(&spec.image);
                 images.ensure(&spec.image, budget.pull_until)?;
-                self.create(spec, Instant::now() + budget.start_within).map_err(EngineOrIofs::launch_error)
+                let until = Instant::now() + budget.start_within;
+                self.create(spec, until).map(|id| (id, until)).map_err(EngineOrIofs::launch_error)
             }
-            done => done.map_err(EngineOrIofs::launch_error),
+            done => done.map(|id| (id, until)).map_err(EngineOrIofs::launch_error),
         }
     }
 
@@ -316,12 +322,11 @@ impl Driver for Docker {
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
         let shared = &*self.shared;
         let begun = Instant::now();
-        let engine_id = self.create_with_image(spec, budget).inspect_err(|_| shared.networks.release(&spec.id))?;
+        let (engine_id, until) = self.create_with_image(spec, budget).inspect_err(|_| shared.networks.release(&spec.id))?;
         let created = Instant::now();
         // Registered before it runs, so that no end goes unseen.
         shared.exits.register(&engine_id, exit);
         let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
-        let until = begun.max(created) + budget.start_within;
         shared.engine.start(&engine_id, left(until)).map_err(|e| launch_error(&e))?;
         let started = Instant::now();
         let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;

@@ -321,3 +321,44 @@ fn images_are_listed_and_removed() {
     assert!(!named(&own));
     assert!(room.docker.images().load(&mut &b"not a tar"[..]).is_err());
 }
+
+#[test]
+fn an_engine_reached_by_tcp_does_the_same() {
+    let Some(local) = engine() else { return };
+    let Some(socket) = local.address().strip_prefix("unix://") else { return };
+    let relay = testing::fake::Relay::to(socket);
+    let mut config = config();
+    config.host = relay.host.clone();
+    let room = Room::with(&config, Id::new()).expect("engine");
+    let own = testing::load_through(&config, "hob-docker-test-tcp:1");
+    assert!(room.docker.images().remove(&own).expect("removed"));
+    let (mut instance, told) = room.start("tick");
+    room.folder.read("tick");
+    instance.freezer = None;
+    room.docker.freeze(&instance).expect("frozen");
+    room.docker.thaw(&instance).expect("thawed");
+    room.remove(&instance);
+    assert_eq!(told.all().len(), 1);
+    let (instance, told) = room.start("exit=7");
+    assert_eq!(told.first().code, 7);
+    room.remove(&instance);
+    let begun = Instant::now();
+    room.docker.close();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// `cargo test --release --lib cold_start_steps -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn cold_start_steps() {
+    let Some(room) = Room::new() else { return };
+    let mut whole = Vec::new();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        let (instance, _told) = room.start("");
+        whole.push(begun.elapsed());
+        room.remove(&instance);
+    }
+    whole.sort_unstable();
+    println!("start: median {:?}, best {:?}, worst {:?}", whole[10], whole[0], whole[19]);
+}

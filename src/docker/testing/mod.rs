@@ -1,5 +1,7 @@
 //! What the tests of this room share.
 
+pub(super) mod fake;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -114,7 +116,11 @@ pub(super) fn image(volume: bool) -> Arc<TestImage> {
 
 /// Loads the program under a name of the caller's.
 pub(super) fn load(name: &str) -> String {
-    open_images(&config()).expect("engine").load(&mut archive(name, false).as_slice()).expect("loads");
+    load_through(&config(), name)
+}
+
+pub(super) fn load_through(config: &DockerConfig, name: &str) -> String {
+    open_images(config).expect("engine").load(&mut archive(name, false).as_slice()).expect("loads");
     name.to_owned()
 }
 
