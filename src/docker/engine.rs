@@ -39,12 +39,12 @@ pub enum Op {
 
 /// Bounds of one request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+struct Limits {
     /// From the request to the head of its answer, and the longest silence
     /// while either body is sent.
-    pub(super) answer: Duration,
+    answer: Duration,
     /// Retries may go on this long; zero = never repeated.
-    pub(super) retry: Duration,
+    retry: Duration,
 }
 
 impl Op {
@@ -72,7 +72,7 @@ impl Op {
 
     /// The one table of limits. Create, start and pull are never repeated by
     /// themselves: the engine may have done what it could not answer.
-    pub(super) const fn limits(self) -> Limits {
+    const fn limits(self) -> Limits {
         let (answer, retry) = match self {
             Op::Ping | Op::Version | Op::Info => (10, 0),
             Op::InspectImage | Op::InspectVolume | Op::Inspect => (30, 3),

@@ -65,7 +65,7 @@ fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_wit
     let mut request = Request { method: ask.method, target, fields: &fields, body, connect_within: CONNECT.min(within), head_within: within, idle_within };
     let mut response = client.send(&mut request).map_err(|e| client_error(ask.op, ask.subject, e))?;
     let interrupter = (ask.op == Op::Events).then(|| response.interrupter());
-    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status: response.status, interrupter, reader: BufReader::new(Box::new(response.reader())) })
+    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status: response.status, silence: idle_within.unwrap_or(within), interrupter, reader: BufReader::new(Box::new(response.reader())) })
 }
 
 fn tcp_agent() -> ureq::Agent {
@@ -105,7 +105,7 @@ fn tcp(agent: &ureq::Agent, ask: &Ask<'_>, url: &str, within: Duration, body: &m
     };
     let response = result.map_err(|e| EngineError::new(ask.op, ask.subject, ureq_fault(&e, within)))?;
     let status = response.status().as_u16();
-    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status, interrupter: None, reader: BufReader::new(Box::new(response.into_body().into_reader())) })
+    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status, silence: within, interrupter: None, reader: BufReader::new(Box::new(response.into_body().into_reader())) })
 }
 
 /// The body of an answer.
@@ -113,6 +113,8 @@ pub(super) struct Stream {
     op: Op,
     subject: String,
     pub(super) status: u16,
+    /// The bound on its silence, for the words of an error.
+    silence: Duration,
     interrupter: Option<Interrupter>,
     reader: BufReader<Box<dyn Read>>,
 }
@@ -158,7 +160,7 @@ impl Stream {
 
     fn failed(&self, e: &std::io::Error) -> EngineError {
         let fault = match e.kind() {
-            std::io::ErrorKind::TimedOut => Fault::Timeout { limit: self.op.limits().answer },
+            std::io::ErrorKind::TimedOut => Fault::Timeout { limit: self.silence },
             _ => Fault::Broken { text: e.to_string() },
         };
         EngineError::new(self.op, &self.subject, fault)
