@@ -39,3 +39,4 @@ impl Gauge {
         self.0.load(Ordering::Relaxed)
     }
 }
+pub static EVICTIONS: Counter = Counter::new();

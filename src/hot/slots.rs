@@ -52,7 +52,23 @@ impl<C, E> Ticket<C, E> {
         self.ready.notify_one();
     }
 
+    /// Wakes a wait whose ticket was abandoned by somebody else.
+    pub(super) fn wake_abandoned(&self) {
+        let mut slot = self.outcome.lock();
+        if matches!(*slot, Outcome::Waiting) {
+            *slot = Outcome::Taken;
+        }
+        drop(slot);
+        self.ready.notify_one();
+    }
+
+    /// Out of the line without an outcome.
+    pub(super) fn is_abandoned(&self) -> bool {
+        matches!(*self.outcome.lock(), Outcome::Taken)
+    }
+
     /// Takes the outcome if there is one.
+    #[cfg(test)]
     pub(super) fn take(&self) -> Option<Waited<C, E>> {
         let mut slot = self.outcome.lock();
         if matches!(*slot, Outcome::Waiting) {
