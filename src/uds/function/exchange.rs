@@ -65,7 +65,7 @@ impl<'a> Upload<'a> {
             })
         } else if let Some((file, at, len)) = &mut self.file {
             let want = usize::try_from(*len - *at).map_or(FILE_STEP, |left| left.min(FILE_STEP));
-            match sendfile(fd, &*file, Some(at), want) {
+            match sendfile(fd, *file, Some(at), want) {
                 Ok(0) => Err(Errno::IO), // the file is shorter than it was
                 Ok(_) => Ok(()),
                 Err(e) => Err(e),
@@ -184,7 +184,7 @@ impl<'a> Exchange<'a> {
                 // Somebody else's answer, late or doubled. This call's may still come.
                 log::debug!("call {}: skipped an answer that is not its own", self.request.call_id);
                 self.keep = false;
-                self.read_body(plan.framing, &mut Drop)?;
+                self.read_body(plan.framing, &mut Nowhere)?;
             }
         };
         self.keep &= plan.keep;
@@ -404,6 +404,7 @@ impl<'a> Exchange<'a> {
                             self.upload = None;
                         }
                     }
+                    Err(Errno::IO) => return Err(CallError::Internal("the stored request body is shorter than its length".into())),
                     // Nobody reads on; an answer may be there all the same.
                     Err(_) => {
                         self.upload = None;
@@ -461,9 +462,9 @@ trait Sink {
 }
 
 /// Nowhere.
-struct Drop;
+struct Nowhere;
 
-impl Sink for Drop {
+impl Sink for Nowhere {
     fn take(&mut self, _: &mut Exchange<'_>, _: usize, _: usize) -> Result<(), CallError> {
         Ok(())
     }
