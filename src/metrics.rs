@@ -3,6 +3,10 @@
 //! Owns: the process-wide registry. Called by: every room. Blocks on:
 //! nothing. Does not: use any other room.
 
+mod registry;
+
+pub use registry::{API, ApiRequests, CALLS, Calls, render};
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// A value that only grows.
