@@ -8,6 +8,8 @@
 
 mod spawn;
 mod wait;
+mod workers;
 
 pub use spawn::{SpawnError, Thread, spawn};
 pub use wait::{Stop, Woke, wait_for};
+pub use workers::{Full, NotJoined, Workers, WorkersConfig};
