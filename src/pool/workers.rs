@@ -98,11 +98,13 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     /// [`Full`] with the job.
     pub fn give(&self, job: J) -> Result<(), Full<J>> {
         let shared = &self.shared;
+        // Declared before the lock, so they are joined after it is let go.
+        let mut dead = Vec::new();
         let mut state = shared.state.lock();
         if state.closed {
             return Err(Full(job));
         }
-        let dead = shared.take_ended(&mut state);
+        shared.take_ended(&mut state, &mut dead);
         if let Some((_, bell)) = state.idle.pop() {
             state.jobs.push_back(job);
             state.promised += 1;
@@ -126,7 +128,6 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
         state.jobs.push_back(job);
         shared.note(&state);
         drop(state);
-        drop(dead); // joins threads that have already ended
         self.start(number)
     }
 
@@ -256,8 +257,7 @@ impl<J, S: Default> Shared<J, S> {
         self.waiting.store(state.jobs.len().saturating_sub(state.promised), Ordering::Relaxed);
     }
 
-    fn take_ended(&self, state: &mut State<J>) -> Vec<Thread> {
-        let mut threads = Vec::new();
+    fn take_ended(&self, state: &mut State<J>, threads: &mut Vec<Thread>) {
         // A thread may end before its handle is in the table: then its number
         // stays until it is.
         state.ended.retain(|number| match state.threads.remove(number) {
@@ -267,7 +267,6 @@ impl<J, S: Default> Shared<J, S> {
             }
             None => true,
         });
-        threads
     }
 }
 
@@ -358,7 +357,7 @@ mod tests {
         let workers = pool(8, 8, Duration::from_secs(10));
         for _ in 0..100 {
             let (done, wait) = bounded(1);
-            workers.give(Box::new(move || drop(done.send(())))).expect("room");
+            workers.give(Box::new(move || done.send(()).expect("the test listens"))).expect("room");
             wait.recv_timeout(Duration::from_secs(10)).expect("done");
             // The worker must be idle again before the next job is given.
             until(|| workers.shared.state.lock().idle.len() == 1);
@@ -392,7 +391,7 @@ mod tests {
         let workers = pool(1, 8, Duration::from_secs(10));
         let (done, wait) = bounded(1);
         workers.give(Box::new(|| panic!("on purpose"))).expect("room");
-        workers.give(Box::new(move || drop(done.send(())))).expect("room");
+        workers.give(Box::new(move || done.send(()).expect("the test listens"))).expect("room");
         wait.recv_timeout(Duration::from_secs(10)).expect("the next job runs");
         assert_eq!((workers.panics(), workers.live()), (1, 1));
         workers.join(soon()).expect("all end");
