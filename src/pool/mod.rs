@@ -12,4 +12,4 @@ mod workers;
 
 pub use spawn::{SpawnError, Thread, spawn};
 pub use wait::{Stop, Woke, wait_for};
-pub use workers::{Full, NotJoined, Workers, WorkersConfig};
+pub use workers::{Full, NotJoined, Pressure, Workers, WorkersConfig};

@@ -18,7 +18,18 @@ use super::spawn::{Thread, spawn};
 
 /// What a worker does with a job. `S` is the worker's own state (buffers):
 /// made when the thread starts, made anew after a panic.
-type Run<J, S> = dyn Fn(J, &mut S) + Send + Sync;
+type Run<J, S> = dyn Fn(J, &mut S, Pressure<'_>) + Send + Sync;
+
+/// Lets a job see whether others wait for a thread: one that lingers for
+/// comfort should then give its thread back.
+#[derive(Debug, Clone, Copy)]
+pub struct Pressure<'p>(&'p AtomicUsize);
+
+impl Pressure<'_> {
+    pub fn is_high(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
 
 /// How many, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +89,7 @@ struct State<J> {
 
 impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     /// A pool without threads; they come with the jobs.
-    pub fn new(config: WorkersConfig, run: impl Fn(J, &mut S) + Send + Sync + 'static) -> Workers<J, S> {
+    pub fn new(config: WorkersConfig, run: impl Fn(J, &mut S, Pressure<'_>) + Send + Sync + 'static) -> Workers<J, S> {
         let state = State { jobs: VecDeque::new(), idle: Vec::new(), live: 0, promised: 0, next: 0, threads: HashMap::new(), ended: Vec::new(), closed: false };
         Workers {
             shared: Arc::new(Shared {
@@ -129,12 +140,6 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
         shared.note(&state);
         drop(state);
         self.start(number)
-    }
-
-    /// Whether jobs wait for a thread: whoever holds one for comfort should
-    /// give it back.
-    pub fn pressed(&self) -> bool {
-        self.shared.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Threads there are now.
@@ -203,7 +208,7 @@ impl<J, S: Default> Shared<J, S> {
             state.promised = state.promised.saturating_sub(1);
         }
         while let Some(job) = self.next_job(number) {
-            if catch_unwind(AssertUnwindSafe(|| (self.run)(job, &mut own))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| (self.run)(job, &mut own, Pressure(&self.waiting)))).is_err() {
                 self.panics.fetch_add(1, Ordering::Relaxed);
                 log::error!("{}-{number}: a job panicked; the thread goes on", self.config.name);
                 own = S::default();
@@ -301,7 +306,7 @@ mod tests {
     type Job = Box<dyn FnOnce() + Send>;
 
     fn pool(cap: usize, backlog: usize, idle: Duration) -> Workers<Job, ()> {
-        Workers::new(WorkersConfig { name: "test", cap, backlog, idle }, |job: Job, (): &mut ()| job())
+        Workers::new(WorkersConfig { name: "test", cap, backlog, idle }, |job: Job, (): &mut (), _| job())
     }
 
     fn soon() -> Instant {
@@ -343,11 +348,11 @@ mod tests {
         for _ in 0..2 {
             starts.recv_timeout(Duration::from_secs(10)).expect("two start at once");
         }
-        assert!(workers.pressed());
+        assert!(Pressure(&workers.shared.waiting).is_high());
         assert_eq!(workers.live(), 2);
         releases.clear();
         starts.recv_timeout(Duration::from_secs(10)).expect("the third gets a thread");
-        until(|| !workers.pressed());
+        until(|| !Pressure(&workers.shared.waiting).is_high());
         workers.join(soon()).expect("all end");
         assert_eq!(workers.live(), 0);
     }
