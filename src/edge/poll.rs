@@ -93,6 +93,8 @@ pub(super) struct Poller {
     pub(super) open: Arc<AtomicUsize>,
     carried: AtomicUsize,
     max_connections: usize,
+    /// How long a new client may say nothing.
+    silence: Duration,
     /// Test hook: the next so many accepts fail as if descriptors had run out.
     #[cfg(test)]
     pub(super) starve: AtomicUsize,
@@ -105,7 +107,7 @@ pub(super) trait Serve: Send {
 }
 
 impl Poller {
-    pub(super) fn new(max_connections: usize) -> Result<Poller, Errno> {
+    pub(super) fn new(max_connections: usize, silence: Duration) -> Result<Poller, Errno> {
         let poller = Poller {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -116,6 +118,7 @@ impl Poller {
             open: Arc::default(),
             carried: AtomicUsize::new(0),
             max_connections,
+            silence,
             #[cfg(test)]
             starve: AtomicUsize::new(0),
         };
@@ -389,7 +392,7 @@ impl Poller {
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let conn = Conn::new(id, sock);
-        let deadline = Instant::now() + conn.first_wait();
+        let deadline = Instant::now() + self.silence;
         self.park(conn, Parking::Idle, deadline);
     }
 

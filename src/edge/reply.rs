@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::sock::Sock;
 use crate::call::ClientGone;
 use crate::http1::{chunk_head, reason};
-use crate::metrics::EDGE;
 use crate::model::Id;
 use crate::pool::Stop;
 use crate::respond::Answer;
@@ -177,7 +176,6 @@ impl Reply<'_> {
 
     /// An answer that broke half way: the client must see that it did.
     pub(super) fn cut(&mut self) {
-        EDGE.cut_answers.add(1);
         self.sock.make_close_abrupt();
         self.keep = false;
     }

@@ -1,0 +1,1 @@
+//! Raw sockets against a real listener.
