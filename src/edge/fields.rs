@@ -18,7 +18,8 @@ impl<'f, 'b> Outbound<'f, 'b> {
 
     /// Whether a field of this name goes on.
     pub(super) fn passes(&self, name: &str) -> bool {
-        !is_hop_by_hop(name) && !(self.names_some && connection_options(self.fields).any(|o| o.eq_ignore_ascii_case(name.as_bytes())))
+        let ends_here = is_hop_by_hop(name) || (self.names_some && connection_options(self.fields).any(|o| o.eq_ignore_ascii_case(name.as_bytes())));
+        !ends_here
     }
 }
 

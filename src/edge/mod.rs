@@ -107,6 +107,22 @@ impl Calls for Agent {
     }
 }
 
+impl Directory for Store {
+    fn function(&self, id: &Id) -> Result<Arc<FnSpec>, Miss> {
+        let snapshot = self.snapshot();
+        snapshot.target(id).map(|target| Arc::clone(&target.spec)).ok_or(Miss::Function)
+    }
+
+    fn trigger(&self, app: &str, source: &str) -> Result<Arc<FnSpec>, Miss> {
+        let snapshot = self.snapshot();
+        match snapshot.trigger(app, source) {
+            Some((_, target)) => Ok(Arc::clone(&target.spec)),
+            None if snapshot.app_by_name(app).is_none() => Err(Miss::App),
+            None => Err(Miss::Trigger),
+        }
+    }
+}
+
 /// The listener could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
@@ -229,16 +245,4 @@ fn open_listener(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     listen(&fd, BACKLOG)?;
     let local = getsockname(&fd)?.try_into().unwrap_or(address);
     Ok((fd, local))
-}
-
-impl Directory for Store {
-    fn function(&self, id: &Id) -> Result<Arc<FnSpec>, Miss> {
-        let snapshot = self.snapshot();
-        snapshot.target(id).map(|target| Arc::clone(&target.spec)).ok_or(Miss::Function)
-    }
-
-    fn trigger(&self, app: &str, source: &str) -> Result<Arc<FnSpec>, Miss> {
-        let _ = (app, source);
-        Err(Miss::App)
-    }
 }

@@ -258,7 +258,7 @@ fn format_date(unix: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b", ");
     two(out, day);
     out.push(b' ');
-    out.extend_from_slice(MONTHS[(month - 1) as usize].as_bytes());
+    out.extend_from_slice(MONTHS[((month - 1) % 12) as usize].as_bytes());
     out.push(b' ');
     two(out, year / 100);
     two(out, year % 100);

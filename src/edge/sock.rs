@@ -68,8 +68,8 @@ impl Sock {
         debug_assert!(buf.capacity() > buf.len(), "room to receive into");
         loop {
             return match recv(&self.fd, spare_capacity(buf), flags) {
-                Ok(0) => Got::End,
-                Ok(n) => Got::Bytes(n),
+                Ok((0, _)) => Got::End,
+                Ok((n, _)) => Got::Bytes(n),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Got::Nothing,
                 Err(_) => Got::Gone,
