@@ -41,8 +41,8 @@ const PROBE_AFTER: Duration = Duration::from_millis(250);
 /// Bytes of incomplete heads kept for all parked connections together.
 const CARRIED_MAX: usize = 64 << 20;
 
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 72\r\nRetry-After: 15\r\nConnection: close\r\n\r\n{\"message\":\"Timed out - server too busy: too many connections are open\"}";
-const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 68\r\nConnection: close\r\n\r\n{\"message\":\"the request's head did not arrive within the time limit\"}";
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 73\r\nRetry-After: 15\r\nConnection: close\r\n\r\n{\"message\":\"Timed out - server too busy: too many connections are open\"}\n";
+const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 70\r\nConnection: close\r\n\r\n{\"message\":\"the request's head did not arrive within the time limit\"}\n";
 
 /// Why a connection is parked: decides what its deadline means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

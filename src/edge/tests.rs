@@ -1,1 +1,0 @@
-//! Raw sockets against a real listener.
