@@ -12,7 +12,7 @@ use super::poll::{Parking, Poller};
 use super::reply::{DateCache, Reply};
 use super::request::{Action, Refusal, Request};
 use super::sock::{Got, Sock};
-use super::{Calls, Directory};
+use super::{Calls, Directory, LINGER};
 use crate::call::{Body, Call, CallError};
 use crate::http1::{BodyFraming, HeadError, parse_request};
 use crate::metrics::EDGE;
@@ -20,6 +20,8 @@ use crate::model::{FnSpec, Id};
 use crate::pool::{Pressure, Stop};
 use crate::respond::{Answer, call_answer};
 
+/// Room for one receive of more of a head while parked.
+const PULL: usize = 2 * 1024;
 /// Room for one receive of a head, and what a worker keeps between requests.
 const ROOM: usize = 16 * 1024;
 /// A larger buffer is given back after the request that needed it.
@@ -35,14 +37,42 @@ pub(super) struct Conn {
     /// Bytes received and not used, while parked.
     pub(super) carry: Vec<u8>,
     scan: HeadScan,
+    /// The poller saw that the head is worth parsing.
+    try_now: bool,
+    /// When the last answer was given, to learn how fast the client is.
+    answered: Option<Instant>,
+    /// The last request came within one linger after the answer before it.
+    brisk: bool,
     /// When the first byte of an incomplete head arrived.
     head_since: Option<Instant>,
 }
 
 impl Conn {
     pub(super) fn new(id: u64, sock: Arc<Sock>) -> Conn {
-        Conn { id, sock, registered: false, carry: Vec::new(), scan: HeadScan::default(), head_since: None }
+        Conn { id, sock, registered: false, carry: Vec::new(), scan: HeadScan::default(), try_now: false, answered: None, brisk: false, head_since: None }
     }
+
+    /// For the poller: takes more bytes of an incomplete head. Most of what
+    /// trickles in needs no worker.
+    pub(super) fn pull(&mut self, max: usize) -> Pulled {
+        self.carry.reserve(PULL);
+        match self.sock.recv_now(&mut self.carry) {
+            Got::Bytes(_) if self.scan.due(&self.carry, max) => {
+                self.try_now = true;
+                Pulled::Serve
+            }
+            Got::Bytes(_) | Got::Nothing => Pulled::Wait,
+            Got::End | Got::Gone | Got::Late => Pulled::Close,
+        }
+    }
+}
+
+/// What an incomplete head needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pulled {
+    Wait,
+    Serve,
+    Close,
 }
 
 /// When an incomplete head is worth parsing again: when it may have ended, or
@@ -107,6 +137,7 @@ enum Step {
 pub(super) fn serve(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pressure: Pressure<'_>) {
     scratch.inbuf.clear();
     scratch.inbuf.extend_from_slice(&std::mem::take(&mut conn.carry));
+    conn.brisk = conn.answered.is_some_and(|at| at.elapsed() < LINGER);
     let mut linger = false;
     loop {
         match next_request(shared, &mut conn, &mut scratch.inbuf, linger) {
@@ -119,9 +150,9 @@ pub(super) fn serve(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pres
                 if scratch.inbuf.capacity() > KEPT_MAX && scratch.inbuf.is_empty() {
                     scratch.inbuf = Vec::new();
                 }
-                // A worker waits a moment for the next request, unless others
-                // wait for the worker.
-                linger = !pressure.is_high();
+                // A worker waits a moment for the next request of a client that
+                // is known to be brisk, unless others wait for the worker.
+                linger = conn.brisk && !pressure.is_high();
             }
             Step::Refuse(refusal) => return refuse(shared, &conn, scratch, &refusal),
             Step::Park(why) => {
@@ -129,6 +160,9 @@ pub(super) fn serve(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pres
                     (Parking::Head, Some(since)) => since + shared.limits.head_time,
                     _ => Instant::now() + shared.limits.keep_alive,
                 };
+                if why == Parking::Idle {
+                    conn.answered = Some(Instant::now());
+                }
                 conn.carry.extend_from_slice(&scratch.inbuf);
                 return shared.poller.park(conn, why, deadline);
             }
@@ -145,7 +179,7 @@ fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linge
         if inbuf == b"\r\n" {
             inbuf.clear(); // some clients end a body with one too many
         }
-        if !inbuf.is_empty() && conn.scan.due(inbuf, max) {
+        if !inbuf.is_empty() && (std::mem::take(&mut conn.try_now) || conn.scan.due(inbuf, max)) {
             match parse_request(inbuf, max) {
                 Ok(Some(head)) => {
                     let request = Request::read(&head, shared.directory.as_ref(), shared.api_token.as_deref());

@@ -158,7 +158,7 @@ impl Edge {
     /// See [`EdgeError`].
     pub fn start_with(config: &Config, calls: Arc<dyn Calls>, directory: Arc<dyn Directory>, api_socket: PathBuf) -> Result<Edge, EdgeError> {
         let (listener, local) = open_listener(config.listen).map_err(|source| EdgeError::Listen { address: config.listen, source })?;
-        let poller = Poller::new(config.max_connections, config.keep_alive_timeout).map_err(|e| EdgeError::Poll(e.into()))?;
+        let poller = Poller::new(config.max_connections, config.keep_alive_timeout, config.max_request_head_bytes).map_err(|e| EdgeError::Poll(e.into()))?;
         let shared = Arc::new(Shared {
             limits: Limits {
                 head_bytes: config.max_request_head_bytes,

@@ -23,7 +23,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use super::conn::Conn;
+use super::conn::{Conn, Pulled};
 use super::sock::Sock;
 use crate::call::WatchGuard;
 use crate::metrics::EDGE;
@@ -95,6 +95,8 @@ pub(super) struct Poller {
     max_connections: usize,
     /// How long a new client may say nothing.
     silence: Duration,
+    /// Largest head.
+    head_bytes: usize,
     /// Test hook: the next so many accepts fail as if descriptors had run out.
     #[cfg(test)]
     pub(super) starve: AtomicUsize,
@@ -107,7 +109,7 @@ pub(super) trait Serve: Send {
 }
 
 impl Poller {
-    pub(super) fn new(max_connections: usize, silence: Duration) -> Result<Poller, Errno> {
+    pub(super) fn new(max_connections: usize, silence: Duration, head_bytes: usize) -> Result<Poller, Errno> {
         let poller = Poller {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -119,6 +121,7 @@ impl Poller {
             carried: AtomicUsize::new(0),
             max_connections,
             silence,
+            head_bytes,
             #[cfg(test)]
             starve: AtomicUsize::new(0),
         };
@@ -151,7 +154,9 @@ impl Poller {
     /// Keeps `conn` until something arrives or `deadline` passes. A connection
     /// that can't be kept is closed.
     pub(super) fn park(&self, mut conn: Conn, why: Parking, deadline: Instant) {
-        conn.carry.shrink_to_fit();
+        if conn.carry.is_empty() {
+            conn.carry = Vec::new();
+        }
         if self.carried.load(Ordering::Relaxed) + conn.carry.len() > CARRIED_MAX {
             conn.sock.send_now(TOO_MANY);
             return;
@@ -404,11 +409,7 @@ impl Poller {
             if flags.intersects(EventFlags::HUP | EventFlags::ERR) || (flags.contains(EventFlags::RDHUP) && parked.conn.sock.ended()) {
                 return;
             }
-            if let Err(conn) = server.serve(parked.conn) {
-                EDGE.refused_connections.add(1);
-                conn.sock.send_now(TOO_MANY);
-            }
-            return;
+            return self.readable(parked, server);
         }
         let Some(watch) = table.watches.get_mut(&id) else { return };
         if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
@@ -428,6 +429,24 @@ impl Poller {
                 let at = Instant::now() + PROBE_AFTER;
                 watch.probe_at = Some(at);
                 table.timers.insert((at, id));
+            }
+        }
+    }
+
+    /// A parked connection has something to read.
+    fn readable(&self, mut parked: Parked, server: &impl Serve) {
+        let pulled = match parked.why {
+            Parking::Idle => Pulled::Serve,
+            Parking::Head => parked.conn.pull(self.head_bytes),
+        };
+        match pulled {
+            Pulled::Wait => self.park(parked.conn, parked.why, parked.deadline),
+            Pulled::Close => {}
+            Pulled::Serve => {
+                if let Err(conn) = server.serve(parked.conn) {
+                    EDGE.refused_connections.add(1);
+                    conn.sock.send_now(TOO_MANY);
+                }
             }
         }
     }
