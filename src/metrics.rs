@@ -43,4 +43,57 @@ impl Gauge {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// Idle containers that made room for another function.
 pub static EVICTIONS: Counter = Counter::new();
+
+/// What the public listener counts.
+#[derive(Debug, Default)]
+pub struct Edge {
+    /// Client connections open now.
+    pub open: Gauge,
+    /// Connections accepted, ever.
+    pub accepted: Counter,
+    /// Times accept failed for want of descriptors or memory.
+    pub accept_starved: Counter,
+    /// Requests whose head was valid.
+    pub requests: Counter,
+    /// Connections refused at `HOB_MAX_CONNECTIONS`.
+    pub refused_connections: Counter,
+    /// Requests refused because head or body was malformed.
+    pub refused_malformed: Counter,
+    /// Requests refused because head or body was too large.
+    pub refused_too_large: Counter,
+    /// Requests refused because head or body did not arrive in time.
+    pub refused_too_slow: Counter,
+    /// Management requests without the right token.
+    pub refused_token: Counter,
+    /// Requests refused while draining.
+    pub refused_draining: Counter,
+    /// Clients cut because they took no byte of an answer for too long.
+    pub cut_slow_reader: Counter,
+    /// Answers that broke half way and were cut.
+    pub cut_answers: Counter,
+    /// Clients that left while their call waited or ran.
+    pub clients_gone: Counter,
+    /// Half-closed clients asked whether they still read.
+    pub probes: Counter,
+}
+
+/// The public listener's counters.
+pub static EDGE: Edge = Edge {
+    open: Gauge::new(),
+    accepted: Counter::new(),
+    accept_starved: Counter::new(),
+    requests: Counter::new(),
+    refused_connections: Counter::new(),
+    refused_malformed: Counter::new(),
+    refused_too_large: Counter::new(),
+    refused_too_slow: Counter::new(),
+    refused_token: Counter::new(),
+    refused_draining: Counter::new(),
+    cut_slow_reader: Counter::new(),
+    cut_answers: Counter::new(),
+    clients_gone: Counter::new(),
+    probes: Counter::new(),
+};

@@ -1,1 +1,248 @@
-//! The public listener.
+//! The public listener: HTTP/1.1 from anyone, into calls and management
+//! requests.
+//!
+//! Owns: the listening socket, client connections from accept to close, every
+//! limit and deadline on them, the translation between HTTP and a `Call`.
+//! Called by: `server` (start, drain, stop). Blocks on: `edge-poll` on its
+//! epoll; `edge-N` on its client's socket, always with a deadline and the
+//! stop, and inside `Calls::submit`. Does not: know containers or slots, read
+//! the store but through `Directory`, answer management requests itself.
+//!
+//! ```text
+//!            accept             readable              request
+//!  (client) ───────► parked ───────────────► worker ───────────► call │ forward
+//!                      ▲      edge-poll        │ edge-N                │
+//!                      └───────────────────────┴───── answered, quiet ◄┘
+//! ```
+//!
+//! A silent client costs a descriptor and some hundred bytes, never a thread.
+//! Beyond `HOB_MAX_CONNECTIONS` a client gets 503; when `HOB_MAX_ACTIVE`
+//! threads are busy, a connection with something to read waits in a FIFO.
+//!
+//! `Fn-Invoke-Type: detached` is passed to the function and otherwise ignored:
+//! such a call is answered like any other, when it has run.
+
+mod answer;
+mod body;
+mod conn;
+mod fields;
+mod forward;
+mod poll;
+mod reply;
+mod request;
+mod route;
+mod sock;
+#[cfg(test)]
+mod tests;
+mod token;
+mod triggers;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
+
+use crate::agent::Agent;
+use crate::call::{Call, CallError, Caller};
+use crate::config::Config;
+use crate::model::{FnSpec, Id};
+use crate::pool::{Full, SpawnError, Stop, Thread, Workers, WorkersConfig, spawn};
+use crate::store::Store;
+
+use body::BodyLimits;
+use conn::{Conn, Limits, Scratch, Shared};
+use forward::Forwarder;
+use poll::{Loop, Poller, Serve};
+
+/// After an answer a worker waits this long for the next request of the same
+/// connection, before it is parked.
+const LINGER: Duration = Duration::from_millis(5);
+/// Connections the kernel keeps ready for accept.
+const BACKLOG: i32 = 4096;
+/// Idle workers end after this.
+const WORKER_IDLE: Duration = Duration::from_secs(10);
+/// At the stop: answers under way may take this long, then they are cut.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// After the cut: the threads must have ended within this.
+const STOP_LIMIT: Duration = Duration::from_secs(4);
+
+/// Runs calls; `Agent` in the server.
+pub trait Calls: Send + Sync {
+    /// See [`Agent::submit`].
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError>;
+}
+
+/// Finds functions; `Store` in the server.
+pub trait Directory: Send + Sync {
+    /// # Errors
+    /// What is not there.
+    fn function(&self, id: &Id) -> Result<Arc<FnSpec>, Miss>;
+    /// `source` starts with `/`.
+    ///
+    /// # Errors
+    /// What is not there.
+    fn trigger(&self, app: &str, source: &str) -> Result<Arc<FnSpec>, Miss>;
+}
+
+/// What a look-up did not find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    Function,
+    App,
+    Trigger,
+}
+
+impl Calls for Agent {
+    fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
+        Agent::submit(self, call, caller)
+    }
+}
+
+impl Directory for Store {
+    fn function(&self, id: &Id) -> Result<Arc<FnSpec>, Miss> {
+        let snapshot = self.snapshot();
+        snapshot.target(id).map(|target| Arc::clone(&target.spec)).ok_or(Miss::Function)
+    }
+
+    fn trigger(&self, app: &str, source: &str) -> Result<Arc<FnSpec>, Miss> {
+        let snapshot = self.snapshot();
+        match snapshot.trigger(app, source) {
+            Some((_, target)) => Ok(Arc::clone(&target.spec)),
+            None if snapshot.app_by_name(app).is_none() => Err(Miss::App),
+            None => Err(Miss::Trigger),
+        }
+    }
+}
+
+/// The listener could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot set up waiting for clients: {0}")]
+    Poll(#[source] io::Error),
+    #[error(transparent)]
+    Thread(#[from] SpawnError),
+}
+
+/// The running listener.
+pub struct Edge {
+    local: SocketAddr,
+    shared: Arc<Shared>,
+    workers: Arc<Workers<Conn, Scratch>>,
+    thread: Mutex<Option<Thread>>,
+}
+
+impl Edge {
+    /// Listens on `config.listen` and serves: calls by `agent`, look-ups in
+    /// `store`, the rest by the management API at `api_socket`.
+    ///
+    /// # Errors
+    /// See [`EdgeError`]; nothing is left behind.
+    pub fn start(config: &Config, agent: Arc<Agent>, store: Arc<Store>, api_socket: PathBuf) -> Result<Edge, EdgeError> {
+        Edge::start_with(config, agent, store, api_socket)
+    }
+
+    /// [`Edge::start`] with other implementations of what it uses.
+    ///
+    /// # Errors
+    /// See [`EdgeError`].
+    pub fn start_with(config: &Config, calls: Arc<dyn Calls>, directory: Arc<dyn Directory>, api_socket: PathBuf) -> Result<Edge, EdgeError> {
+        let (listener, local) = open_listener(config.listen).map_err(|source| EdgeError::Listen { address: config.listen, source })?;
+        let poller = Poller::new(config.max_connections, config.keep_alive_timeout, config.max_request_head_bytes).map_err(|e| EdgeError::Poll(e.into()))?;
+        let shared = Arc::new(Shared {
+            limits: Limits {
+                head_bytes: config.max_request_head_bytes,
+                head_time: config.head_read_timeout,
+                keep_alive: config.keep_alive_timeout,
+                patience: config.write_timeout,
+            },
+            body: BodyLimits { max: config.max_request_bytes, silence: config.body_idle_timeout, folder: config.data.clone() },
+            api_token: config.api_token.clone(),
+            poller: Arc::new(poller),
+            stop: Stop::new().map_err(EdgeError::Poll)?,
+            calls,
+            directory,
+            forwarder: Forwarder::new(api_socket),
+        });
+        let for_workers = Arc::clone(&shared);
+        let plan = WorkersConfig { name: "edge", cap: config.max_active, backlog: config.max_connections, idle: WORKER_IDLE };
+        let workers = Arc::new(Workers::new(plan, move |conn, scratch: &mut Scratch, pressure| conn::serve(&for_workers, conn, scratch, pressure)));
+        let poll = Loop { poller: Arc::clone(&shared.poller), listener, local, server: ToWorkers(Arc::clone(&workers)) };
+        let thread = spawn("edge-poll", move || poll.run())?;
+        Ok(Edge { local, shared, workers, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The address it listens on, with the port the system chose for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Refuses new connections and closes idle ones. Running calls are
+    /// answered, with `Connection: close`; requests that still arrive on open
+    /// connections get 503.
+    pub fn drain(&self) {
+        self.shared.poller.drain();
+    }
+
+    /// Drains, gives answers under way a second, cuts the rest and joins all
+    /// threads. Calls must have been ended before: the edge can't end them.
+    pub fn stop(&self) {
+        self.shared.poller.end();
+        if let Some(thread) = self.thread.lock().take() {
+            thread.join();
+        }
+        if self.workers.join(Instant::now() + STOP_GRACE).is_ok() {
+            return;
+        }
+        self.shared.stop.fire();
+        if let Err(error) = self.workers.join(Instant::now() + STOP_LIMIT) {
+            log::error!("the public listener did not end: {error}");
+        }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge").field("local", &self.local).field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+/// Connections go from the poller to the workers.
+struct ToWorkers(Arc<Workers<Conn, Scratch>>);
+
+impl Serve for ToWorkers {
+    fn serve(&self, conn: Conn) -> Result<(), Conn> {
+        self.0.give(conn).map_err(|Full(conn)| conn)
+    }
+}
+
+/// Accepted sockets inherit the listener's options, so that they cost no
+/// system call each: no delay of small segments, and a receive time-out of
+/// one linger (the listener itself never waits, it is non-blocking).
+fn open_listener(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    sockopt::set_tcp_nodelay(&fd, true)?;
+    sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(LINGER))?;
+    bind(&fd, &address)?;
+    listen(&fd, BACKLOG)?;
+    let local = getsockname(&fd)?.try_into().unwrap_or(address);
+    Ok((fd, local))
+}

@@ -71,12 +71,14 @@ impl Lease {
     }
 
     /// Sends the call and delivers its answer to `caller`.
-    pub fn exchange(&mut self, request: &FnRequest<'_>, caller: &mut dyn Caller, limits: &Limits, stop: &Stop) -> (Result<(), CallError>, Fate) {
+    ///
+    /// # Errors
+    /// When the call could not be sent: the function was asked nothing, so
+    /// another container may be.
+    pub fn exchange(&mut self, request: &FnRequest<'_>, caller: &mut dyn Caller, limits: &Limits, stop: &Stop) -> Result<(Result<(), CallError>, Fate), CallError> {
         let socket = &mut self.held().socket;
-        match socket.send(request, stop) {
-            Ok(sent) => socket.receive(sent, request, caller, limits, stop),
-            Err(error) => (Err(error), Fate::Discard),
-        }
+        let sent = socket.send(request, stop)?;
+        Ok(socket.receive(sent, request, caller, limits, stop))
     }
 
     /// Why the container ended, if the driver says so within a moment.

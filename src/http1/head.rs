@@ -113,7 +113,7 @@ pub fn parse_request<'b>(buf: &'b [u8], max_bytes: usize) -> Result<Option<Reque
         Err(e) => return Err(named(e, HeadError::RequestLine)),
     };
     if len > max_bytes {
-        return Err(HeadError::TooLarge { limit: max_bytes });
+        return Err(too_large(text, max_bytes));
     }
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(HeadError::RequestLine);
@@ -159,7 +159,12 @@ fn incomplete_request<'b>(text: &[u8], max_bytes: usize) -> Result<Option<Reques
     if text.len() < max_bytes {
         return Ok(None);
     }
-    if text[..max_bytes].contains(&b'\n') { Err(HeadError::TooLarge { limit: max_bytes }) } else { Err(HeadError::TargetTooLong { limit: max_bytes }) }
+    Err(too_large(text, max_bytes))
+}
+
+/// The same name for it whether the rest has arrived or not.
+fn too_large(text: &[u8], limit: usize) -> HeadError {
+    if text[..limit].contains(&b'\n') { HeadError::TooLarge { limit } } else { HeadError::TargetTooLong { limit } }
 }
 
 /// `HTTP/2.0` is a version we don't speak; `HTTX/1.1` is not a version.

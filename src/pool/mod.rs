@@ -12,9 +12,11 @@ mod lane;
 mod spawn;
 mod tokens;
 mod wait;
+mod workers;
 
 pub use gate::{Gate, Session};
 pub use lane::Lane;
 pub use spawn::{SpawnError, Thread, spawn};
 pub use tokens::{Need, Notify, Place, Token, Tokens, Usage};
 pub use wait::{Stop, Woke, wait_for};
+pub use workers::{Full, NotJoined, Pressure, Workers, WorkersConfig};

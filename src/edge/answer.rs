@@ -1,0 +1,183 @@
+//! The client's side of a call: what the function answers, written to the
+//! client.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::poll::Poller;
+use super::reply::{Long, Reply};
+use super::sock::Sock;
+use super::triggers;
+use crate::call::{AnswerHead, CallError, Caller, ClientGone, WatchGuard};
+use crate::model::Id;
+use crate::respond::{Answer, call_answer};
+
+/// Which door the call came through: decides how the answer is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// `/invoke`: status 200, fields as the function gave them.
+    Invoke,
+    /// `/t`: status and fields from the function's `Fn-Http-*` fields.
+    Trigger,
+}
+
+/// How far the answer is.
+enum State {
+    /// Nothing written yet.
+    Fresh,
+    Running(Long),
+    /// The function's answer was replaced by an error: its rest is dropped.
+    Replaced,
+    Done,
+    /// The client is gone, or the answer was not what it announced.
+    Lost,
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nothing was written.
+    Unanswered,
+    Whole,
+    /// Begun and not ended.
+    Broken,
+    /// Nobody is there to be answered.
+    Lost,
+}
+
+/// One call's client.
+pub(super) struct ClientSide<'a> {
+    pub(super) reply: Reply<'a>,
+    sock: &'a Arc<Sock>,
+    poller: &'a Arc<Poller>,
+    conn: u64,
+    id: Id,
+    door: Door,
+    state: State,
+}
+
+impl<'a> ClientSide<'a> {
+    pub(super) fn new(reply: Reply<'a>, sock: &'a Arc<Sock>, poller: &'a Arc<Poller>, conn: u64, id: Id, door: Door) -> ClientSide<'a> {
+        ClientSide { reply, sock, poller, conn, id, door, state: State::Fresh }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.state {
+            State::Fresh => Outcome::Unanswered,
+            State::Running(_) => Outcome::Broken,
+            State::Replaced | State::Done => Outcome::Whole,
+            State::Lost => Outcome::Lost,
+        }
+    }
+
+    /// Answers with the error's status and text.
+    pub(super) fn fail(&mut self, error: &CallError) -> Result<(), ClientGone> {
+        // Impossible demands are refused before a call exists (spec http-api §3.1).
+        let id = (!matches!(error, CallError::TooBig { .. })).then_some(self.id);
+        self.message(&call_answer(error), id)
+    }
+
+    fn message(&mut self, answer: &Answer, id: Option<Id>) -> Result<(), ClientGone> {
+        let sent = self.reply.message(answer, id.as_ref());
+        self.settle(sent, State::Done)
+    }
+
+    /// Writes everything of the head that precedes the framing. `Err`: the
+    /// head can't be passed on; an error was answered instead.
+    fn head(&mut self, head: &AnswerHead<'_>) -> Result<u16, Result<(), ClientGone>> {
+        if self.poller.draining() {
+            self.reply.keep = false;
+        }
+        let status = match self.door {
+            Door::Invoke => 200,
+            Door::Trigger => match triggers::status(head) {
+                Ok(status) => status,
+                Err(cause) => {
+                    let error = CallError::BadAnswer { cause };
+                    let sent = self.reply.message(&call_answer(&error), Some(&self.id));
+                    return Err(self.settle(sent, State::Replaced));
+                }
+            },
+        };
+        self.reply.status(status);
+        let (mut has_date, mut has_server) = (false, false);
+        let reply = &mut self.reply;
+        let mut put = |name: &str, value: &[u8]| {
+            has_date |= name.eq_ignore_ascii_case("date");
+            has_server |= name.eq_ignore_ascii_case("server");
+            reply.field(name, value);
+        };
+        match self.door {
+            Door::Invoke => head.fields.iter().for_each(|(name, value)| put(name, value)),
+            Door::Trigger => triggers::fields(head).for_each(|(name, value)| put(name, value)),
+        }
+        self.reply.call_id(&self.id);
+        self.reply.own_fields(has_date, has_server);
+        Ok(status)
+    }
+
+    fn settle(&mut self, sent: Result<(), ClientGone>, then: State) -> Result<(), ClientGone> {
+        self.state = if sent.is_ok() { then } else { State::Lost };
+        sent
+    }
+}
+
+impl Caller for ClientSide<'_> {
+    fn whole(&mut self, head: &AnswerHead<'_>, body: &[u8]) -> Result<(), ClientGone> {
+        match self.head(head) {
+            Ok(status) => {
+                let sent = self.reply.finish(status, body);
+                self.settle(sent, State::Done)
+            }
+            Err(answered) => answered,
+        }
+    }
+
+    fn begin(&mut self, head: &AnswerHead<'_>, len: Option<u64>) -> Result<(), ClientGone> {
+        match self.head(head) {
+            Ok(status) => {
+                self.state = State::Running(self.reply.start(status, len));
+                Ok(())
+            }
+            Err(answered) => answered,
+        }
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
+        match &mut self.state {
+            State::Running(long) => {
+                let sent = self.reply.data(long, bytes);
+                if sent.is_err() {
+                    self.reply.cut();
+                    self.state = State::Lost;
+                }
+                sent
+            }
+            State::Replaced => Ok(()),
+            State::Fresh | State::Done | State::Lost => Err(ClientGone),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), ClientGone> {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Running(long) => {
+                let sent = self.reply.end(long);
+                if sent.is_err() {
+                    self.reply.cut();
+                }
+                self.settle(sent, State::Done)
+            }
+            State::Replaced => self.settle(Ok(()), State::Replaced),
+            State::Fresh | State::Done | State::Lost => Err(ClientGone),
+        }
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.sock.as_fd())
+    }
+
+    fn watch(&self, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
+        let guard = Poller::watch(self.poller, self.conn, self.sock, self.reply.minor >= 1, gone)?;
+        Some(Box::new(guard))
+    }
+}

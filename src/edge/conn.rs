@@ -1,0 +1,373 @@
+//! One client connection in a worker's hands: read a request, answer it, again
+//! until there is nothing more to read; then it is parked.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::answer::{ClientSide, Door, Outcome};
+use super::body::{BodyError, BodyLimits, Source, consume};
+use super::forward::Forwarder;
+use super::poll::{Parking, Poller};
+use super::reply::{DateCache, Reply};
+use super::request::{Action, Refusal, Request};
+use super::sock::{Got, Sock};
+use super::{Calls, Directory, LINGER};
+use crate::call::{Body, Call, CallError};
+use crate::http1::{BodyFraming, HeadError, parse_request};
+use crate::metrics::EDGE;
+use crate::model::{FnSpec, Id};
+use crate::pool::{Pressure, Stop};
+use crate::respond::{Answer, call_answer};
+
+/// Room for one receive of more of a head while parked.
+const PULL: usize = 2 * 1024;
+/// Room for one receive of a head, and what a worker keeps between requests.
+const ROOM: usize = 16 * 1024;
+/// A larger buffer is given back after the request that needed it.
+const KEPT_MAX: usize = 64 * 1024;
+
+/// A client's connection between requests.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) id: u64,
+    pub(super) sock: Arc<Sock>,
+    /// Known to the poller's epoll.
+    pub(super) registered: bool,
+    /// Bytes received and not used, while parked.
+    pub(super) carry: Vec<u8>,
+    scan: HeadScan,
+    /// The poller saw that the head is worth parsing.
+    try_now: bool,
+    /// When the last answer was given, to learn how fast the client is.
+    answered: Option<Instant>,
+    /// The last request came within one linger after the answer before it.
+    brisk: bool,
+    /// When the first byte of an incomplete head arrived.
+    head_since: Option<Instant>,
+}
+
+impl Conn {
+    pub(super) fn new(id: u64, sock: Arc<Sock>) -> Conn {
+        Conn { id, sock, registered: false, carry: Vec::new(), scan: HeadScan::default(), try_now: false, answered: None, brisk: false, head_since: None }
+    }
+
+    /// For the poller: takes more bytes of an incomplete head. Most of what
+    /// trickles in needs no worker.
+    pub(super) fn pull(&mut self, max: usize) -> Pulled {
+        self.carry.reserve(PULL);
+        match self.sock.recv_now(&mut self.carry) {
+            Got::Bytes(_) if self.scan.due(&self.carry, max) => {
+                self.try_now = true;
+                Pulled::Serve
+            }
+            Got::Bytes(_) | Got::Nothing => Pulled::Wait,
+            Got::End | Got::Gone | Got::Late => Pulled::Close,
+        }
+    }
+}
+
+/// What an incomplete head needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pulled {
+    Wait,
+    Serve,
+    Close,
+}
+
+/// When an incomplete head is worth parsing again: when it may have ended, or
+/// has doubled. A head that arrives byte by byte is not parsed for each.
+#[derive(Debug, Default)]
+struct HeadScan {
+    seen: usize,
+    next_try: usize,
+}
+
+impl HeadScan {
+    fn due(&mut self, buf: &[u8], max: usize) -> bool {
+        if buf.len() < self.next_try && buf.len() < max {
+            let tail = &buf[self.seen.saturating_sub(3).min(buf.len())..];
+            self.seen = buf.len();
+            if !tail.windows(2).any(|w| w == b"\n\n") && !tail.windows(3).any(|w| w == b"\n\r\n") {
+                return false;
+            }
+        }
+        self.seen = buf.len();
+        self.next_try = buf.len() * 2;
+        true
+    }
+}
+
+/// What a worker keeps from one connection to the next.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    inbuf: Vec<u8>,
+    out: Vec<u8>,
+    date: DateCache,
+}
+
+/// What all workers use.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) body: BodyLimits,
+    pub(super) api_token: Option<String>,
+    pub(super) poller: Arc<Poller>,
+    pub(super) stop: Stop,
+    pub(super) calls: Arc<dyn Calls>,
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) forwarder: Forwarder,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    pub(super) head_bytes: usize,
+    pub(super) head_time: Duration,
+    pub(super) keep_alive: Duration,
+    pub(super) patience: Duration,
+}
+
+enum Step {
+    Request(Request),
+    Refuse(Refusal),
+    Park(Parking),
+    Close,
+}
+
+/// Serves `conn` until it is quiet or closed.
+pub(super) fn serve(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pressure: Pressure<'_>) {
+    scratch.inbuf.clear();
+    scratch.inbuf.extend_from_slice(&std::mem::take(&mut conn.carry));
+    conn.brisk = conn.answered.is_some_and(|at| at.elapsed() < LINGER);
+    let mut linger = false;
+    loop {
+        match next_request(shared, &mut conn, &mut scratch.inbuf, linger) {
+            Step::Request(request) => {
+                EDGE.requests.add(1);
+                if !exchange(shared, &conn, request, scratch) {
+                    return;
+                }
+                conn.sock.end_answer();
+                if scratch.inbuf.capacity() > KEPT_MAX && scratch.inbuf.is_empty() {
+                    scratch.inbuf = Vec::new();
+                }
+                // A worker waits a moment for the next request of a client that
+                // is known to be brisk, unless others wait for the worker.
+                linger = conn.brisk && !pressure.is_high();
+            }
+            Step::Refuse(refusal) => return refuse(shared, &conn, scratch, &refusal),
+            Step::Park(why) => {
+                let deadline = match (why, conn.head_since) {
+                    (Parking::Head, Some(since)) => since + shared.limits.head_time,
+                    _ => Instant::now() + shared.limits.keep_alive,
+                };
+                if why == Parking::Idle {
+                    conn.answered = Some(Instant::now());
+                }
+                conn.carry.extend_from_slice(&scratch.inbuf);
+                return shared.poller.park(conn, why, deadline);
+            }
+            Step::Close => return,
+        }
+    }
+}
+
+/// Reads up to the end of a head and decides what it asks for.
+fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linger: bool) -> Step {
+    let max = shared.limits.head_bytes;
+    let mut emptied = false;
+    loop {
+        if inbuf == b"\r\n" {
+            inbuf.clear(); // some clients end a body with one too many
+        }
+        if !inbuf.is_empty() && (std::mem::take(&mut conn.try_now) || conn.scan.due(inbuf, max)) {
+            match parse_request(inbuf, max) {
+                Ok(Some(head)) => {
+                    let request = Request::read(&head, shared.directory.as_ref(), shared.api_token.as_deref());
+                    let len = head.len;
+                    drop(head);
+                    consume(inbuf, len);
+                    conn.scan = HeadScan::default();
+                    conn.head_since = None;
+                    return request.map_or_else(Step::Refuse, Step::Request);
+                }
+                Ok(None) => {}
+                Err(error) => return Step::Refuse(Refusal::Head(error)),
+            }
+        }
+        if !inbuf.is_empty() {
+            conn.head_since.get_or_insert_with(Instant::now);
+        }
+        let quiet = if inbuf.is_empty() { Parking::Idle } else { Parking::Head };
+        if emptied {
+            return Step::Park(quiet);
+        }
+        if inbuf.capacity() - inbuf.len() < ROOM / 2 {
+            inbuf.reserve(ROOM);
+        }
+        let room = inbuf.capacity() - inbuf.len();
+        let got = if linger && inbuf.is_empty() { conn.sock.recv_linger(inbuf) } else { conn.sock.recv_now(inbuf) };
+        linger = false;
+        match got {
+            Got::Bytes(n) => emptied = n < room,
+            Got::Nothing => return Step::Park(quiet),
+            Got::End | Got::Gone | Got::Late => return Step::Close,
+        }
+    }
+}
+
+/// Answers one request. Returns whether the connection lives on.
+fn exchange(shared: &Shared, conn: &Conn, request: Request, scratch: &mut Scratch) -> bool {
+    let Scratch { inbuf, out, date } = scratch;
+    let mut source = Source { sock: &conn.sock, inbuf, stop: &shared.stop };
+    let mut reply = Reply {
+        sock: &conn.sock,
+        stop: &shared.stop,
+        out,
+        date,
+        patience: shared.limits.patience,
+        minor: request.minor,
+        head_only: request.head_only,
+        keep: request.keep,
+    };
+    if shared.poller.draining() {
+        EDGE.refused_draining.add(1);
+        reply.keep = false;
+        return answer_early(&mut reply, &mut source, request.framing, &call_answer(&CallError::Draining));
+    }
+    let Request { framing, action, accepted, expects, .. } = request;
+    match action {
+        Action::Answer(answer) => answer_early(&mut reply, &mut source, framing, &answer),
+        Action::Unauthorized => {
+            EDGE.refused_token.add(1);
+            answer_early(&mut reply, &mut source, framing, &Answer::new(401, "the management API needs Authorization: Bearer <HOB_API_TOKEN>"))
+        }
+        Action::Call { door, spec, fields } => match take_body(shared, &mut reply, &mut source, framing, expects) {
+            Some(body) => call(shared, conn, reply, door, Call { id: Id::new(), spec, fields, body, accepted }),
+            None => false,
+        },
+        Action::Forward(head) => match take_body(shared, &mut reply, &mut source, framing, expects) {
+            Some(mut body) => shared.forwarder.forward(&head, &mut body, &mut reply).is_ok() && reply.keep,
+            None => false,
+        },
+    }
+}
+
+/// An answer that does not depend on the body. Without all of the body here,
+/// the connection can't go on: it is drained for a moment and closed.
+fn answer_early(reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, answer: &Answer) -> bool {
+    let skipped = source.skip(framing);
+    reply.keep &= skipped;
+    if reply.message(answer, None).is_err() {
+        return false;
+    }
+    if !skipped {
+        reply.sock.finish_sending();
+        source.drain();
+    }
+    reply.keep
+}
+
+/// The complete body; `None` when the request was answered or its client left.
+fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, expects: bool) -> Option<Body> {
+    let too_long = matches!(framing, BodyFraming::Length(len) if shared.body.max != 0 && len > shared.body.max);
+    let wanted = !matches!(framing, BodyFraming::None | BodyFraming::Length(0));
+    if expects && wanted && !too_long && source.inbuf.is_empty() {
+        source.sock.send_all([b"HTTP/1.1 100 Continue\r\n\r\n", &[], &[]], &shared.stop, shared.limits.patience).ok()?;
+    }
+    let error = match source.read(framing, &shared.body) {
+        Ok(body) => return Some(body),
+        Err(error) => error,
+    };
+    let answer = match error {
+        BodyError::Cut => return None,
+        BodyError::TooLarge { len, max } => {
+            EDGE.refused_too_large.add(1);
+            Answer::new(413, format!("Content-Length too large for this server, {len} > max {max}"))
+        }
+        BodyError::Silent(limit) => {
+            EDGE.refused_too_slow.add(1);
+            Answer::new(408, format!("the request's body did not arrive: nothing came for {} s", limit.as_secs()))
+        }
+        BodyError::Chunks(error) => {
+            EDGE.refused_malformed.add(1);
+            Answer::new(400, format!("Bad request: {error}"))
+        }
+        BodyError::Store(error) => {
+            log::error!("a request body cannot be kept in {}: {error}", shared.body.folder.display());
+            Answer::new(500, "internal server error")
+        }
+    };
+    reply.keep = false;
+    if reply.message(&answer, None).is_ok() {
+        reply.sock.finish_sending();
+        source.drain();
+    }
+    None
+}
+
+/// Runs a call; its client gets exactly one answer, or sees the connection cut.
+fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, door: Door, call: Call) -> bool {
+    let mut client = ClientSide::new(reply, &conn.sock, &shared.poller, conn.id, call.id, door);
+    let result = match catch_unwind(AssertUnwindSafe(|| shared.calls.submit(&call, &mut client))) {
+        Ok(result) => result,
+        Err(_) => {
+            log::error!("call {} of function {} panicked", call.id, fn_name(&call.spec));
+            client.reply.keep = false;
+            Err(CallError::Internal("a panic".to_owned()))
+        }
+    };
+    match (client.outcome(), result) {
+        (Outcome::Whole, Ok(())) => client.reply.keep,
+        // The answer is whole but what it came from is not sound.
+        (Outcome::Whole, Err(_)) | (Outcome::Lost, _) => false,
+        (Outcome::Broken, _) => {
+            EDGE.cut_answers.add(1);
+            client.reply.cut();
+            false
+        }
+        (Outcome::Unanswered, Err(CallError::ClientGone)) => false,
+        (Outcome::Unanswered, result) => {
+            let error = result.err().unwrap_or_else(|| CallError::Internal("no answer was given".to_owned()));
+            if let CallError::Internal(text) = &error {
+                log::error!("call {} of function {}: {text}", call.id, fn_name(&call.spec));
+            }
+            client.fail(&error).is_ok() && client.reply.keep
+        }
+    }
+}
+
+fn fn_name(spec: &FnSpec) -> &str {
+    &spec.fn_name
+}
+
+/// Answers a request that can't be understood, and closes.
+fn refuse(shared: &Shared, conn: &Conn, scratch: &mut Scratch, refusal: &Refusal) {
+    let Scratch { inbuf, out, date } = scratch;
+    let mut reply = Reply { sock: &conn.sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor: 1, head_only: false, keep: false };
+    let sent = match refusal {
+        Refusal::Head(error @ (HeadError::TooLarge { .. } | HeadError::TooManyFields)) => {
+            EDGE.refused_too_large.add(1);
+            reply.status(error.status());
+            reply.field("Content-Type", b"text/plain; charset=utf-8");
+            reply.own_fields(false, false);
+            reply.finish(error.status(), b"431 Request Header Fields Too Large")
+        }
+        Refusal::Head(error) => {
+            EDGE.refused_malformed.add(1);
+            reply.message(&Answer::new(error.status(), format!("Bad request: {error}")), None)
+        }
+        Refusal::Bad(what) => {
+            EDGE.refused_malformed.add(1);
+            reply.message(&Answer::new(400, format!("Bad request: {what}")), None)
+        }
+        Refusal::Expectation => {
+            reply.status(417);
+            reply.own_fields(false, false);
+            reply.finish(417, b"")
+        }
+    };
+    if sent.is_ok() {
+        reply.sock.finish_sending();
+        Source { sock: &conn.sock, inbuf, stop: &shared.stop }.drain();
+    }
+}

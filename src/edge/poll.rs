@@ -1,0 +1,513 @@
+//! `edge-poll`: the one thread that accepts, and waits for every client that
+//! nobody serves.
+//!
+//! A connection is either **parked** here (idle, or with an incomplete head)
+//! or in a worker's hands; its place in `Table` is its state. A worker that
+//! serves one may leave a **watch** here: "tell me when this client is gone".
+//!
+//! Every registration is one-shot, so an event is taken by exactly one
+//! hand-off; arming again sees data that came in between (level, not edge).
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::conn::{Conn, Pulled};
+use super::sock::Sock;
+use crate::call::WatchGuard;
+use crate::metrics::EDGE;
+
+const LISTENER: u64 = 0;
+const BELL: u64 = 1;
+const FIRST_CONNECTION: u64 = 2;
+
+/// Connections accepted before other events get their turn.
+const ACCEPT_BATCH: usize = 64;
+/// After running out of descriptors: how long until accept is tried again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A client that is half-closed for this long while its call runs is probed.
+const PROBE_AFTER: Duration = Duration::from_millis(250);
+/// Bytes of incomplete heads kept for all parked connections together.
+const CARRIED_MAX: usize = 64 << 20;
+
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 73\r\nRetry-After: 15\r\nConnection: close\r\n\r\n{\"message\":\"Timed out - server too busy: too many connections are open\"}\n";
+const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 70\r\nConnection: close\r\n\r\n{\"message\":\"the request's head did not arrive within the time limit\"}\n";
+
+/// Why a connection is parked: decides what its deadline means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parking {
+    /// Between requests: closed silently.
+    Idle,
+    /// With an incomplete head: 408 and closed.
+    Head,
+}
+
+#[derive(Debug)]
+struct Parked {
+    conn: Conn,
+    deadline: Instant,
+    why: Parking,
+}
+
+/// Somebody wants to know when this client is gone.
+struct Watch {
+    gone: Arc<dyn Fn() + Send + Sync>,
+    sock: Arc<Sock>,
+    /// Whether the client understands an interim response.
+    may_probe: bool,
+    /// Half-closed: probed when this has come.
+    probe_at: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Table {
+    parked: HashMap<u64, Parked>,
+    watches: HashMap<u64, Watch>,
+    /// When which connection needs a look; `parked` and `watches` are the truth.
+    timers: BTreeSet<(Instant, u64)>,
+    /// When the thread wakes by itself; `None` while it is awake.
+    sleeps_until: Option<Option<Instant>>,
+    closing: bool,
+}
+
+/// What the thread and the workers share.
+pub(super) struct Poller {
+    epoll: OwnedFd,
+    bell: OwnedFd,
+    table: Mutex<Table>,
+    next: AtomicU64,
+    draining: AtomicBool,
+    ending: AtomicBool,
+    /// Open connections of this listener.
+    pub(super) open: Arc<AtomicUsize>,
+    carried: AtomicUsize,
+    max_connections: usize,
+    /// How long a new client may say nothing.
+    silence: Duration,
+    /// Largest head.
+    head_bytes: usize,
+    /// Test hook: the next so many accepts fail as if descriptors had run out.
+    #[cfg(test)]
+    pub(super) starve: AtomicUsize,
+}
+
+/// What the thread does with a connection that has something to read; says
+/// no (by giving it back) when no thread is to be had.
+pub(super) trait Serve: Send {
+    fn serve(&self, conn: Conn) -> Result<(), Conn>;
+}
+
+impl Poller {
+    pub(super) fn new(max_connections: usize, silence: Duration, head_bytes: usize) -> Result<Poller, Errno> {
+        let poller = Poller {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            table: Mutex::default(),
+            next: AtomicU64::new(FIRST_CONNECTION),
+            draining: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            open: Arc::default(),
+            carried: AtomicUsize::new(0),
+            max_connections,
+            silence,
+            head_bytes,
+            #[cfg(test)]
+            starve: AtomicUsize::new(0),
+        };
+        epoll::add(&poller.epoll, &poller.bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        Ok(poller)
+    }
+
+    pub(super) fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// No more connections; idle ones are closed.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Ends the thread; parked connections are closed.
+    pub(super) fn end(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.ending.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        // Full only after 2^64 rings; then it is readable anyway.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// Keeps `conn` until something arrives or `deadline` passes. A connection
+    /// that can't be kept is closed.
+    pub(super) fn park(&self, mut conn: Conn, why: Parking, deadline: Instant) {
+        if conn.carry.is_empty() {
+            conn.carry = Vec::new();
+        }
+        if self.carried.load(Ordering::Relaxed) + conn.carry.len() > CARRIED_MAX {
+            conn.sock.send_now(TOO_MANY);
+            return;
+        }
+        let id = conn.id;
+        // The lock is held over epoll_ctl (which never waits): the event must
+        // not be looked for before the connection is in the table.
+        let mut table = self.table.lock();
+        if table.closing || (why == Parking::Idle && self.draining()) {
+            return;
+        }
+        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
+        if let Err(error) = self.arm(&mut conn, flags) {
+            log::warn!("a connection cannot be waited for: {error}");
+            return;
+        }
+        self.carried.fetch_add(conn.carry.len(), Ordering::Relaxed);
+        table.timers.insert((deadline, id));
+        table.parked.insert(id, Parked { conn, deadline, why });
+        let ring = table.must_ring(deadline);
+        drop(table);
+        if ring {
+            self.ring();
+        }
+    }
+
+    /// Tells `gone` once when the client of connection `id` is gone for good.
+    /// The watch ends with the guard. `may_probe`: the client understands an
+    /// interim response.
+    pub(super) fn watch(poller: &Arc<Poller>, id: u64, sock: &Arc<Sock>, may_probe: bool, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Guard> {
+        let mut table = poller.table.lock();
+        // A connection in a worker's hands was parked before: it is registered.
+        if let Err(error) = epoll::modify(&poller.epoll, sock.as_fd(), EventData::new_u64(id), EventFlags::RDHUP | EventFlags::ONESHOT) {
+            log::warn!("a client cannot be watched: {error}");
+            return None;
+        }
+        table.watches.insert(id, Watch { gone, sock: Arc::clone(sock), may_probe, probe_at: None });
+        Some(Guard { poller: Arc::clone(poller), id })
+    }
+
+    fn arm(&self, conn: &mut Conn, flags: EventFlags) -> Result<(), Errno> {
+        let data = EventData::new_u64(conn.id);
+        if conn.registered {
+            return epoll::modify(&self.epoll, conn.sock.as_fd(), data, flags);
+        }
+        epoll::add(&self.epoll, conn.sock.as_fd(), data, flags)?;
+        conn.registered = true;
+        Ok(())
+    }
+
+    fn unwatch(&self, id: u64) {
+        let mut table = self.table.lock();
+        if let Some(watch) = table.watches.remove(&id)
+            && let Some(at) = watch.probe_at
+        {
+            table.timers.remove(&(at, id));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn parked(&self) -> usize {
+        self.table.lock().parked.len()
+    }
+}
+
+impl Table {
+    /// Whether the thread would sleep past `at`.
+    fn must_ring(&mut self, at: Instant) -> bool {
+        match self.sleeps_until {
+            Some(until) if until.is_none_or(|until| at < until) => {
+                self.sleeps_until = None; // one ring is enough
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn unpark(&mut self, id: u64, carried: &AtomicUsize) -> Option<Parked> {
+        let parked = self.parked.remove(&id)?;
+        self.timers.remove(&(parked.deadline, id));
+        carried.fetch_sub(parked.conn.carry.len(), Ordering::Relaxed);
+        Some(parked)
+    }
+}
+
+/// Ends a watch when dropped.
+pub(super) struct Guard {
+    poller: Arc<Poller>,
+    id: u64,
+}
+
+impl WatchGuard for Guard {}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.poller.unwatch(self.id);
+    }
+}
+
+/// The thread's own things.
+pub(super) struct Loop<S: Serve> {
+    pub(super) poller: Arc<Poller>,
+    pub(super) listener: OwnedFd,
+    pub(super) local: SocketAddr,
+    pub(super) server: S,
+}
+
+impl<S: Serve> Loop<S> {
+    /// The thread's whole life.
+    pub(super) fn run(self) {
+        let Loop { poller, listener, local, server } = self;
+        let mut listener = Some(listener);
+        let mut retry_at = None;
+        if let Some(listener) = &listener
+            && let Err(error) = poller.listen(listener)
+        {
+            log::error!("the listener {local} cannot be waited for: {error}");
+            return;
+        }
+        let mut events: Vec<Event> = Vec::with_capacity(256);
+        while !poller.ending.load(Ordering::SeqCst) {
+            if let Err(error) = poller.wait(&mut events, retry_at) {
+                log::error!("epoll failed: {error}");
+                return;
+            }
+            if poller.draining() && listener.is_some() {
+                listener = None; // closed: new clients are refused by the kernel
+                retry_at = None;
+                poller.close_idle();
+            }
+            if let Some(listener) = &listener {
+                retry_at = poller.accept_if_due(listener, &events, retry_at);
+            }
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    LISTENER => {}
+                    BELL => poller.silence(),
+                    id => poller.happened(id, event.flags, &server),
+                }
+            }
+            poller.expire(Instant::now());
+        }
+        drop(listener);
+        poller.close_all();
+    }
+}
+
+impl Poller {
+    fn listen(&self, listener: &OwnedFd) -> Result<(), Errno> {
+        epoll::add(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, retry_at: Option<Instant>) -> Result<(), Errno> {
+        let until = {
+            let mut table = self.table.lock();
+            let first = table.timers.first().map(|(at, _)| *at);
+            let until = match (first, retry_at) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (one, other) => one.or(other),
+            };
+            table.sleeps_until = Some(until);
+            until
+        };
+        let timeout = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            // Rounded up to the kernel's millisecond: not too early, in circles.
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        let waited = epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref());
+        self.table.lock().sleeps_until = None;
+        match waited {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn silence(&self) {
+        let mut count = [0u8; 8];
+        let _ = rustix::io::read(&self.bell, &mut count);
+    }
+
+    /// Accepts when the listener is ready, or when the pause after a failure
+    /// is over. Returns until when accepting pauses now.
+    fn accept_if_due(&self, listener: &OwnedFd, events: &[Event], retry_at: Option<Instant>) -> Option<Instant> {
+        match retry_at {
+            Some(at) if Instant::now() < at => return retry_at,
+            None if !events.iter().any(|e| e.data.u64() == LISTENER) => return None,
+            _ => {}
+        }
+        let Err(error) = self.accept_batch(listener) else {
+            if retry_at.is_some() {
+                let _ = self.listen(listener);
+            }
+            return None;
+        };
+        EDGE.accept_starved.add(1);
+        if retry_at.is_none() {
+            log::warn!("cannot accept connections ({error}): trying again every {ACCEPT_PAUSE:?}");
+            // Out of the epoll, else it would report the listener all the time.
+            let _ = epoll::delete(&self.epoll, listener);
+        }
+        Some(Instant::now() + ACCEPT_PAUSE)
+    }
+
+    fn accept_batch(&self, listener: &OwnedFd) -> Result<(), Errno> {
+        for _ in 0..ACCEPT_BATCH {
+            match self.accept_one(listener) {
+                Ok(fd) => self.welcome(fd),
+                Err(Errno::AGAIN) => return Ok(()),
+                // The client gave up in the queue, or a signal came.
+                Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::PERM | Errno::NETDOWN | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn accept_one(&self, listener: &OwnedFd) -> Result<OwnedFd, Errno> {
+        #[cfg(test)]
+        if self.starve.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err(Errno::MFILE);
+        }
+        accept_with(listener, SocketFlags::CLOEXEC)
+    }
+
+    fn welcome(&self, fd: OwnedFd) {
+        EDGE.accepted.add(1);
+        let full = self.open.load(Ordering::SeqCst) >= self.max_connections;
+        let sock = Arc::new(Sock::new(fd, Arc::clone(&self.open)));
+        if full {
+            EDGE.refused_connections.add(1);
+            // What was asked is read first: closing over unread bytes would
+            // send a reset that overtakes the answer.
+            sock.recv_now(&mut Vec::with_capacity(4096));
+            sock.send_now(TOO_MANY);
+            sock.finish_sending();
+            return;
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let conn = Conn::new(id, sock);
+        let deadline = Instant::now() + self.silence;
+        self.park(conn, Parking::Idle, deadline);
+    }
+
+    fn happened(&self, id: u64, flags: EventFlags, server: &impl Serve) {
+        let mut table = self.table.lock();
+        if let Some(parked) = table.unpark(id, &self.carried) {
+            drop(table);
+            // A thousand clients that leave must not wake a thousand threads.
+            if flags.intersects(EventFlags::HUP | EventFlags::ERR) || (flags.contains(EventFlags::RDHUP) && parked.conn.sock.ended()) {
+                return;
+            }
+            return self.readable(parked, server);
+        }
+        let Some(watch) = table.watches.get_mut(&id) else { return };
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            let watch = table.watches.remove(&id);
+            if let Some(at) = watch.as_ref().and_then(|w| w.probe_at) {
+                table.timers.remove(&(at, id));
+            }
+            drop(table);
+            if let Some(watch) = watch {
+                EDGE.clients_gone.add(1);
+                (watch.gone)();
+            }
+        } else if flags.contains(EventFlags::RDHUP) {
+            // Closed looks the same as half-closed until something is sent.
+            let _ = epoll::modify(&self.epoll, watch.sock.as_fd(), EventData::new_u64(id), EventFlags::ONESHOT);
+            if watch.may_probe && watch.probe_at.is_none() {
+                let at = Instant::now() + PROBE_AFTER;
+                watch.probe_at = Some(at);
+                table.timers.insert((at, id));
+            }
+        }
+    }
+
+    /// A parked connection has something to read.
+    fn readable(&self, mut parked: Parked, server: &impl Serve) {
+        let pulled = match parked.why {
+            Parking::Idle => Pulled::Serve,
+            Parking::Head => parked.conn.pull(self.head_bytes),
+        };
+        match pulled {
+            Pulled::Wait => self.park(parked.conn, parked.why, parked.deadline),
+            Pulled::Close => {}
+            Pulled::Serve => {
+                if let Err(conn) = server.serve(parked.conn) {
+                    EDGE.refused_connections.add(1);
+                    conn.sock.send_now(TOO_MANY);
+                }
+            }
+        }
+    }
+
+    /// Does what is due by `now`.
+    fn expire(&self, now: Instant) {
+        loop {
+            let mut table = self.table.lock();
+            let Some(&(at, id)) = table.timers.first() else { return };
+            if at > now {
+                return;
+            }
+            table.timers.remove(&(at, id));
+            if let Some(parked) = table.unpark(id, &self.carried) {
+                drop(table);
+                if parked.why == Parking::Head {
+                    EDGE.refused_too_slow.add(1);
+                    parked.conn.sock.send_now(HEAD_TOO_SLOW);
+                }
+            } else if let Some(watch) = table.watches.get(&id) {
+                let sock = Arc::clone(&watch.sock);
+                drop(table);
+                sock.probe();
+            }
+        }
+    }
+
+    fn close_idle(&self) {
+        let mut table = self.table.lock();
+        let idle: Vec<u64> = table.parked.iter().filter(|(_, p)| p.why == Parking::Idle).map(|(id, _)| *id).collect();
+        let closed: Vec<_> = idle.into_iter().filter_map(|id| table.unpark(id, &self.carried)).collect();
+        drop(table);
+        drop(closed);
+    }
+
+    fn close_all(&self) {
+        let mut table = self.table.lock();
+        table.closing = true;
+        let parked = std::mem::take(&mut table.parked);
+        table.timers.clear();
+        drop(table);
+        drop(parked);
+    }
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller").field("open", &self.open).field("draining", &self.draining).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prepared_answers_announce_their_length() {
+        for text in [TOO_MANY, HEAD_TOO_SLOW] {
+            let text = std::str::from_utf8(text).expect("ASCII");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{} bytes: {head}", body.len());
+        }
+    }
+}

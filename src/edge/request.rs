@@ -1,0 +1,139 @@
+//! From a request's head to what is to be done: checks, route, look-up. All
+//! that outlives the head's buffer is copied here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::answer::Door;
+use super::fields::invoke_fields;
+use super::forward::ForwardHead;
+use super::route::{Route, Target, decode, route};
+use super::triggers::request_fields;
+use super::{Directory, Miss, token};
+use crate::http1::{BodyFraming, Field, HeadError, RequestHead, fields, keep_alive, request_framing};
+use crate::model::{FnSpec, Id};
+use crate::respond::Answer;
+
+/// A request whose head was read.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) minor: u8,
+    /// The client wants the connection kept.
+    pub(super) keep: bool,
+    pub(super) head_only: bool,
+    pub(super) framing: BodyFraming,
+    /// The client waits for `100 Continue` before it sends the body.
+    pub(super) expects: bool,
+    pub(super) accepted: Instant,
+    pub(super) action: Action,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Action {
+    Call { door: Door, spec: Arc<FnSpec>, fields: Vec<u8> },
+    Forward(ForwardHead),
+    /// Known without the body.
+    Answer(Answer),
+    /// A management request without the right token.
+    Unauthorized,
+}
+
+/// The request is answered and the connection closed: what follows on it
+/// can't be told apart from a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Head(HeadError),
+    /// An expectation other than `100-continue`.
+    Expectation,
+    Bad(&'static str),
+}
+
+impl Request {
+    /// Checks `head` and decides.
+    pub(super) fn read(head: &RequestHead<'_>, directory: &dyn Directory, api_token: Option<&str>) -> Result<Request, Refusal> {
+        let framing = request_framing(head).map_err(Refusal::Head)?;
+        let host = host(head)?;
+        let expects = expectation(head)?;
+        let target = Target::parse(head.target).ok_or(Refusal::Bad("the request target is neither a path nor a URL"))?;
+        let path = decode(target.path).ok_or(Refusal::Bad("the path has a % that is not followed by two hex digits"))?;
+        let not = |status, what| Action::Answer(Answer::new(status, format!("{what}: {} {path}", head.method)));
+        let action = match route(head.method, path.clone()) {
+            Route::Invoke(id) => invoke(head, &id, directory),
+            Route::Trigger { app, source } => trigger(head, target, host, (&app, &source), directory),
+            Route::Forward { open } if open || token::allows(api_token, &head.fields) => Action::Forward(ForwardHead::new(head, target, host)),
+            Route::Forward { .. } => Action::Unauthorized,
+            Route::NotFound => not(404, "Path not found"),
+            Route::MethodNotAllowed => not(405, "Method not allowed"),
+        };
+        Ok(Request {
+            minor: head.minor,
+            keep: keep_alive(head.minor, &head.fields),
+            head_only: head.method == "HEAD",
+            framing,
+            expects,
+            accepted: Instant::now(),
+            action,
+        })
+    }
+}
+
+fn invoke(head: &RequestHead<'_>, id: &str, directory: &dyn Directory) -> Action {
+    let spec = id.parse::<Id>().map_err(|_| Miss::Function).and_then(|id| directory.function(&id));
+    match spec {
+        Ok(spec) => {
+            let mut fields = Vec::with_capacity(head.len);
+            invoke_fields(&head.fields, &mut fields);
+            Action::Call { door: Door::Invoke, spec, fields }
+        }
+        Err(miss) => Action::Answer(missed(miss)),
+    }
+}
+
+fn trigger(head: &RequestHead<'_>, target: Target<'_>, host: &str, (app, source): (&str, &str), directory: &dyn Directory) -> Action {
+    match directory.trigger(app, source) {
+        Ok(spec) => {
+            let mut fields = Vec::with_capacity(head.len + 256);
+            let url: &[&str] = if target.authority.is_some() { &[head.target] } else { &["http://", host, target.path_and_query] };
+            request_fields(head.method, url, &head.fields, &mut fields);
+            Action::Call { door: Door::Trigger, spec, fields }
+        }
+        Err(miss) => Action::Answer(missed(miss)),
+    }
+}
+
+fn missed(miss: Miss) -> Answer {
+    Answer::new(404, match miss {
+        Miss::Function => "Fn not found",
+        Miss::App => "App not found",
+        Miss::Trigger => "Trigger not found",
+    })
+}
+
+/// The value of the one `Host` field, `""` where HTTP/1.0 has none.
+fn host<'b>(head: &RequestHead<'b>) -> Result<&'b str, Refusal> {
+    let mut hosts = head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("host"));
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err(Refusal::Bad("more than one Host field")),
+        (None, _) if head.minor >= 1 => Err(Refusal::Bad("no Host field")),
+        (None, _) => Ok(""),
+        (Some(host), None) => host_text(host).ok_or(Refusal::Bad("the Host field is not a host and port")),
+    }
+}
+
+fn host_text<'b>(host: &Field<'b>) -> Option<&'b str> {
+    let legal = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b);
+    if host.value.iter().all(legal) { std::str::from_utf8(host.value).ok() } else { None }
+}
+
+/// Whether the client waits for `100 Continue`. HTTP/1.0 has no such thing.
+fn expectation(head: &RequestHead<'_>) -> Result<bool, Refusal> {
+    if head.minor == 0 {
+        return Ok(false);
+    }
+    match fields::find(&head.fields, "expect") {
+        None => Ok(false),
+        Some(field) if field.value.eq_ignore_ascii_case(b"100-continue") && fields::count(&head.fields, "expect") == 1 => Ok(true),
+        Some(_) => Err(Refusal::Expectation),
+    }
+}
