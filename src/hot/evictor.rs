@@ -85,7 +85,7 @@ pub(super) fn retire_from(me: Contender, oldest_wait: Instant, turn: Duration, o
     able().filter(|(_, o)| o.last_grant.is_none_or(|at| now.saturating_duration_since(at) >= turn)).min_by_key(|(_, o)| o.last_grant).map(|(i, _)| i)
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Id;

@@ -14,7 +14,11 @@ mod lease;
 mod lifecycle;
 mod plan;
 mod queue;
+#[cfg(test)]
+mod schedules;
 mod slots;
+#[cfg(test)]
+mod slots_tests;
 mod state;
 mod sync;
 

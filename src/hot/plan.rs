@@ -143,7 +143,7 @@ fn ring_above(view: &View, start: usize) -> usize {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
