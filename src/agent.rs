@@ -1,19 +1,153 @@
 //! One call from gate to answer, readable on one screen.
+//!
+//! Owns: the drain gate, the order of a call's phases, the stop that ends
+//! running calls at shutdown. Called by: `edge`. Blocks on: a ticket (hot),
+//! then the function's socket (uds), both with deadlines. Does not: know
+//! routes, HTTP statuses or Docker.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::call::{Call, CallError, Caller};
+use crate::config::Config;
+use crate::hot::{Hot, Lease};
+use crate::metrics::CALLS;
+use crate::model::Timestamp;
+use crate::pool::{Gate, Stop};
+use crate::uds::function::{Fate, FnRequest, Limits};
+
+/// Answers up to this size are held until complete, so a broken one can still
+/// become a clean error.
+const HOLD_BYTES: usize = 64 * 1024;
+
+/// A call is sent to another container when one turns out to be dead before
+/// anything was asked of it; not more often than this.
+const MAX_DEAD: usize = 4;
+
+/// How long a failed call waits for the engine to say why its container ended.
+const EXIT_GRACE: Duration = Duration::from_millis(250);
 
 /// Runs calls.
 #[derive(Debug)]
-pub struct Agent {}
+pub struct Agent {
+    hot: Hot,
+    gate: Arc<Gate>,
+    stop: Stop,
+    limits: Limits,
+    max_wait: Option<Duration>,
+}
 
 impl Agent {
+    /// # Errors
+    /// When no descriptor is left for the stop signal.
+    pub fn new(config: &Config, hot: Hot) -> std::io::Result<Agent> {
+        let limits = Limits { max_body: config.max_answer_bytes, max_head: config.max_answer_head_bytes, hold: HOLD_BYTES };
+        Ok(Agent { hot, gate: Arc::default(), stop: Stop::new()?, limits, max_wait: config.max_wait })
+    }
+
     /// Runs `call` to its end: exactly one answer goes to `caller`, either
     /// through its methods (`Ok`) or, on `Err`, by the edge from the error.
     ///
     /// # Errors
     /// See [`CallError`]. After `Broken` part of an answer was already sent.
     pub fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
-        let _ = (call, caller);
-        Err(CallError::Draining)
+        CALLS.calls.add(1);
+        let Some(_session) = self.gate.enter() else {
+            CALLS.server_busy.add(1);
+            return Err(CallError::Draining);
+        };
+        let result = self.run(call, caller);
+        count(&result);
+        result
+    }
+
+    fn run(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
+        let wait_until = self.max_wait.map(|wait| call.accepted + wait);
+        let mut dead = 0;
+        loop {
+            let mut lease = self.acquire(call, caller, wait_until)?;
+            let started = Instant::now();
+            CALLS.running.add(1);
+            let outcome = self.exchange(call, &mut lease, caller, started);
+            CALLS.running.add(-1);
+            match outcome {
+                Ok((result, Fate::Reuse)) => {
+                    lease.finish(started.elapsed());
+                    return result;
+                }
+                Ok((result, Fate::Discard)) => return result.map_err(|error| with_cause(error, &lease)),
+                // Nothing was asked of it: the next container may be.
+                Err(CallError::NoAnswer { .. }) if dead < MAX_DEAD => dead += 1,
+                Err(error) => return Err(with_cause(error, &lease)),
+            }
+        }
+    }
+
+    fn acquire(&self, call: &Call, caller: &mut dyn Caller, wait_until: Option<Instant>) -> Result<Lease, CallError> {
+        CALLS.queued.add(1);
+        let lease = self.hot.acquire(&call.spec, caller, Instant::now(), wait_until);
+        CALLS.queued.add(-1);
+        lease
+    }
+
+    /// The execution limit runs from here, thaw included (spec agent §1.5).
+    fn exchange(&self, call: &Call, lease: &mut Lease, caller: &mut dyn Caller, started: Instant) -> Result<(Result<(), CallError>, Fate), CallError> {
+        let dead = |cause: String| CallError::NoAnswer { cause, exit: None };
+        if lease.is_dead() {
+            return Err(dead("the container had ended before the call".to_owned()));
+        }
+        lease.thaw().map_err(dead)?;
+        let timeout = Duration::from_secs(u64::from(call.spec.timeout_s));
+        let deadline_wall = Timestamp(Timestamp::now().0 + i64::from(call.spec.timeout_s) * 1000);
+        let request = FnRequest { call_id: &call.id, fields: &call.fields, body: &call.body, deadline: started + timeout, deadline_wall, timeout };
+        lease.exchange(&request, caller, &self.limits, &self.stop)
+    }
+
+    /// Queues, containers, tokens and lanes as JSON.
+    pub fn debug_state(&self) -> String {
+        self.hot.debug_state()
+    }
+
+    /// Refuses new calls and fails those that wait; running ones go on.
+    pub fn refuse(&self) {
+        self.gate.close();
+        self.hot.refuse();
+    }
+
+    /// Waits for running calls; false when the deadline came first.
+    pub fn wait_idle(&self, deadline: Instant) -> bool {
+        self.gate.wait_empty(deadline)
+    }
+
+    /// Ends running calls: each answers its own client and discards its own
+    /// lease.
+    pub fn cut(&self) {
+        self.stop.fire();
+    }
+
+    /// Removes all containers and joins the room's threads. Returns what is
+    /// left, in words: nothing, one hopes.
+    pub fn close(&self) -> Option<String> {
+        self.hot.close();
+        let (tokens, folders) = self.hot.leftovers();
+        (!tokens.is_zero() || folders > 0).then(|| format!("{} MiB still reserved, {folders} socket folders", tokens.mib))
+    }
+}
+
+/// Says why the container ended, if that is why there is no answer.
+fn with_cause(error: CallError, lease: &Lease) -> CallError {
+    match error {
+        CallError::NoAnswer { cause, exit: None } => CallError::NoAnswer { exit: lease.exit(EXIT_GRACE), cause },
+        other => other,
+    }
+}
+
+fn count(result: &Result<(), CallError>) {
+    match result {
+        Ok(()) => CALLS.completed.add(1),
+        Err(CallError::Timeout { .. } | CallError::FunctionTimeout) => CALLS.timeouts.add(1),
+        Err(CallError::ClientGone) => CALLS.canceled.add(1),
+        Err(CallError::Draining | CallError::WaitTimeout { .. } | CallError::QueueFull { .. } | CallError::NoCapacity { .. }) => CALLS.server_busy.add(1),
+        Err(_) => CALLS.errors.add(1),
     }
 }

@@ -3,6 +3,10 @@
 //! Owns: the process-wide registry. Called by: every room. Blocks on:
 //! nothing. Does not: use any other room.
 
+mod registry;
+
+pub use registry::{API, ApiRequests, CALLS, Calls, render};
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// A value that only grows.
@@ -39,6 +43,9 @@ impl Gauge {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// Idle containers that made room for another function.
+pub static EVICTIONS: Counter = Counter::new();
 
 /// What the public listener counts.
 #[derive(Debug, Default)]

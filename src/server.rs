@@ -1,1 +1,187 @@
-//! Wiring.
+//! The one wiring file: builds everything top down, stops it bottom up.
+//!
+//! Owns: the order of start and stop, signals, the lines printed at start.
+//! Called by: `cli`. Blocks on: signals. Does not: decide anything else.
+
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::agent::Agent;
+use crate::api::{Api, ApiOptions};
+use crate::config::Config;
+use crate::docker::{Docker, Identity};
+use crate::driver::Driver;
+use crate::edge::Edge;
+use crate::hot::{Hot, HotConfig};
+use crate::model::Id;
+use crate::pool::{Need, Tokens, host, spawn};
+use crate::store::Store;
+use crate::uds::iofs::Iofs;
+
+/// Ended by signal, everything released.
+const CLEAN: u8 = 0;
+/// Could not start.
+const NOT_STARTED: u8 = 1;
+/// Something did not end in time; it was named.
+const LEFT_OVER: u8 = 3;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Serves until SIGTERM or SIGINT.
+pub fn run(config: Config) -> ExitCode {
+    log_to_stderr(&config);
+    // Before any other thread exists, so that none of them gets the signals.
+    let signals = match Signals::new([SIGTERM, SIGINT, SIGUSR1]) {
+        Ok(signals) => signals,
+        Err(error) => {
+            say(&format!("hob: cannot receive signals: {error}"));
+            return ExitCode::from(NOT_STARTED);
+        }
+    };
+    match Server::start(&config) {
+        Ok(server) => server.serve(signals, &config),
+        Err(error) => {
+            say(&format!("hob: cannot start: {error}"));
+            ExitCode::from(NOT_STARTED)
+        }
+    }
+}
+
+struct Server {
+    edge: Edge,
+    api: Api,
+    agent: Arc<Agent>,
+    driver: Arc<dyn Driver>,
+    /// Dropped last: its lock keeps a second server off the data folder.
+    store: Arc<Store>,
+}
+
+impl Server {
+    fn start(config: &Config) -> Result<Server, Failure> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&config.data).map_err(|e| format!("data folder {}: {e}", config.data.display()))?;
+        let data = config.data.canonicalize()?;
+        let store = Arc::new(Store::open(&config.db_path)?);
+        let iofs_path = absolute(&config.iofs)?;
+        let iofs = Iofs::open(&iofs_path)?;
+        let identity = Identity { store_id: *store.id(), instance_id: Id::new(), iofs: iofs_path, iofs_docker: config.iofs_docker.clone() };
+        let driver: Arc<dyn Driver> = Arc::new(Docker::open(&config.docker, &identity).map_err(|e| format!("{e}\nhob needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?);
+        reclaim(&*driver, &iofs);
+        let total = host::capacity(config.max_total_memory_bytes, config.max_total_cpu_mcpus)?;
+        let hot = Hot::open(hot_config(config), driver.clone(), Tokens::new(total), iofs)?;
+        let agent = Arc::new(Agent::new(config, hot)?);
+        let socket = data.join("api.sock");
+        let for_debug = agent.clone();
+        let api = Api::start(ApiOptions { store: store.clone(), socket: socket.clone(), public_url: config.public_url.clone(), threads: 4, debug_state: Some(Arc::new(move || for_debug.debug_state())) })?;
+        let edge = Edge::start(config, agent.clone(), store.clone(), socket)?;
+        announce(&edge, &*driver, total, &data, &store);
+        Ok(Server { edge, api, agent, driver, store })
+    }
+
+    fn serve(self, mut signals: Signals, config: &Config) -> ExitCode {
+        for signal in signals.forever() {
+            if signal == SIGUSR1 {
+                log::info!("state: {}", self.agent.debug_state());
+                continue;
+            }
+            log::info!("stopping: running calls have {:?}, a second signal ends them at once", config.drain.unwrap_or(Duration::MAX));
+            let agent = self.agent.clone();
+            let handle = signals.handle();
+            let again = spawn("hob-signals", move || {
+                if signals.forever().any(|s| s != SIGUSR1) {
+                    agent.cut();
+                }
+            });
+            let code = self.stop(config);
+            handle.close();
+            drop(again);
+            return code;
+        }
+        ExitCode::from(CLEAN)
+    }
+
+    /// Design: gate, tickets, running calls, starts, containers, driver, store.
+    fn stop(self, config: &Config) -> ExitCode {
+        self.edge.drain();
+        self.agent.refuse();
+        let drain_until = config.drain.map_or_else(|| Instant::now() + Duration::from_secs(365 * 24 * 3600), |d| Instant::now() + d);
+        let mut left = Vec::new();
+        if !self.agent.wait_idle(drain_until) {
+            self.agent.cut();
+            if !self.agent.wait_idle(Instant::now() + Duration::from_secs(2)) {
+                left.push("calls that did not end".to_owned());
+            }
+        }
+        if left.is_empty() {
+            left.extend(self.agent.close());
+            self.edge.stop();
+        }
+        self.api.stop();
+        self.driver.close();
+        if left.is_empty() {
+            drop(self.store);
+            log::info!("stopped");
+            return ExitCode::from(CLEAN);
+        }
+        say(&format!("hob: stopped, but left behind: {}", left.join("; ")));
+        // Joining what hangs would hang as well.
+        std::process::exit(i32::from(LEFT_OVER));
+    }
+}
+
+fn hot_config(config: &Config) -> HotConfig {
+    HotConfig {
+        freeze_idle: config.freeze_idle,
+        launcher_timeout: config.launcher_timeout,
+        pull_timeout: config.pull_timeout,
+        start_timeout: config.start_timeout,
+        max_queued: config.max_queued,
+        non_blocking: config.non_blocking,
+        start_lanes: config.start_lanes,
+        stop_lanes: config.stop_lanes,
+    }
+}
+
+/// Removes what an earlier run of the same store left behind.
+fn reclaim(driver: &dyn Driver, iofs: &Iofs) {
+    match driver.reclaim() {
+        Ok(0) => {}
+        Ok(n) => log::info!("removed {n} containers of an earlier run"),
+        Err(error) => log::warn!("containers of an earlier run may be left: {error}"),
+    }
+    let folders = iofs.sweep();
+    if folders > 0 {
+        log::info!("removed {folders} socket folders of an earlier run");
+    }
+}
+
+fn announce(edge: &Edge, driver: &dyn Driver, total: Need, data: &Path, store: &Store) {
+    let functions = store.snapshot().fn_count();
+    say(&format!("hob {} serving on http://{}", env!("CARGO_PKG_VERSION"), edge.local_addr()));
+    say(&format!("  driver    {}", driver.describe()));
+    say(&format!("  capacity  {} MiB, {} mCPU for functions", total.mib, total.mcpu));
+    say(&format!("  data      {} ({functions} functions)", data.display()));
+}
+
+fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
+    std::fs::create_dir_all(path).map_err(|e| format!("socket folder {}: {e}", path.display()))?;
+    Ok(path.canonicalize()?)
+}
+
+/// The start lines and last words are for a person at a terminal: stderr, plain.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn log_to_stderr(config: &Config) {
+    let built = env_logger::Builder::new().filter_level(log::LevelFilter::Warn).filter_module("hob", config.log_level).format_timestamp_millis().format_target(false).try_init();
+    if built.is_err() {
+        log::debug!("logging is set up already");
+    }
+}

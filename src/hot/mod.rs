@@ -1,1 +1,286 @@
-//! Slot queues.
+//! Slot queues: which container serves which call, when one is started,
+//! frozen, parted with.
+//!
+//! Owns: one queue per exact function configuration with its launcher thread,
+//! the start and stop lanes, every container from its reservation to its
+//! removal. Called by: `agent`. Blocks on: a ticket's condvar (callers), bell
+//! and time (launchers), driver verbs and sockets (lanes). Does not: know
+//! Docker, routes or HTTP; hold a lock across any of those.
+
+mod container;
+mod evictor;
+mod launcher;
+mod lease;
+mod lifecycle;
+mod plan;
+mod queue;
+mod slots;
+mod state;
+mod sync;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::call::{CallError, Caller};
+use crate::driver::Driver;
+use crate::model::{FnSpec, SlotKey};
+use crate::pool::{Lane, Need, SpawnError, Stop, Thread, Tokens, spawn};
+use crate::uds::iofs::Iofs;
+use crate::uds::listener::Watcher;
+
+pub use lease::Lease;
+pub use state::State;
+
+use queue::{Entry, SlotQueue};
+use slots::Waited;
+
+/// The room's settings.
+#[derive(Debug, Clone)]
+pub struct HotConfig {
+    pub freeze_idle: Option<Duration>,
+    pub launcher_timeout: Option<Duration>,
+    pub pull_timeout: Option<Duration>,
+    pub start_timeout: Option<Duration>,
+    pub max_queued: usize,
+    pub non_blocking: bool,
+    pub start_lanes: usize,
+    pub stop_lanes: usize,
+}
+
+/// All slot queues of this process.
+#[derive(Debug)]
+pub struct Hot {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    config: HotConfig,
+    driver: Arc<dyn Driver>,
+    tokens: Arc<Tokens>,
+    iofs: Iofs,
+    watcher: Watcher,
+    queues: RwLock<HashMap<SlotKey, Arc<SlotQueue>>>,
+    launchers: Mutex<Vec<Thread>>,
+    next_owner: AtomicU64,
+    starts: Lane,
+    stops: Lane,
+    closing: AtomicBool,
+    /// Fired when starts under way must give up.
+    boot_stop: Stop,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("driver", &self.driver).field("tokens", &self.tokens).finish_non_exhaustive()
+    }
+}
+
+/// The room could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum HotError {
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error("cannot watch socket folders: {0}")]
+    Watch(#[from] crate::uds::listener::WatchError),
+    #[error("no descriptor for the stop signal: {0}")]
+    Stop(#[from] std::io::Error),
+}
+
+impl Hot {
+    /// Starts the lanes and the socket watcher.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or a descriptor.
+    pub fn open(config: HotConfig, driver: Arc<dyn Driver>, tokens: Arc<Tokens>, iofs: Iofs) -> Result<Hot, HotError> {
+        let shared = Shared {
+            starts: Lane::start("hot-start", config.start_lanes)?,
+            stops: Lane::start("hot-stop", config.stop_lanes)?,
+            watcher: Watcher::start()?,
+            boot_stop: Stop::new()?,
+            config,
+            driver,
+            tokens,
+            iofs,
+            queues: RwLock::default(),
+            launchers: Mutex::default(),
+            next_owner: AtomicU64::new(1),
+            closing: AtomicBool::new(false),
+        };
+        Ok(Hot { shared: Arc::new(shared) })
+    }
+
+    /// A container for one call of `spec`: an idle one at once, else the
+    /// oldest place in the line, until `deadline`.
+    ///
+    /// # Errors
+    /// `TooBig`, `QueueFull`, `WaitTimeout`, `Launch`, `NoCapacity`,
+    /// `ClientGone`, `Draining`.
+    pub fn acquire(&self, spec: &Arc<FnSpec>, caller: &dyn Caller, now: Instant, deadline: Option<Instant>) -> Result<Lease, CallError> {
+        loop {
+            let queue = self.queue(spec, now)?;
+            match queue.enter(now, self.shared.config.max_queued) {
+                Entry::Ended => continue,
+                Entry::Refused(error) => return Err(error),
+                Entry::Got { container, frozen } => return Ok(Lease::new(&self.shared, queue, container, frozen)),
+                Entry::Wait(ticket) => return self.wait(queue, &ticket, caller, now, deadline),
+            }
+        }
+    }
+
+    fn wait(&self, queue: Arc<SlotQueue>, ticket: &Arc<queue::CallTicket>, caller: &dyn Caller, now: Instant, deadline: Option<Instant>) -> Result<Lease, CallError> {
+        // Most waits are short: only a long one pays for watching the client.
+        let first = now + WATCH_AFTER;
+        let mut watched = None;
+        let mut until = Some(deadline.map_or(first, |d| d.min(first)));
+        let gone = Arc::new(AtomicBool::new(false));
+        loop {
+            match ticket.wait(until) {
+                Waited::Served(container) => return Ok(Lease::new(&self.shared, queue, container, false)),
+                Waited::Failed(error) => return Err(error),
+                Waited::Deadline => {}
+            }
+            let left = gone.load(Ordering::SeqCst);
+            let late = deadline.is_some_and(|d| Instant::now() >= d);
+            if (left || late) && queue.abandon(ticket) {
+                if left {
+                    return Err(CallError::ClientGone);
+                }
+                let last_launch = queue.with(|inner| inner.last_failure.as_ref().filter(|(at, _)| *at >= now).map(|(_, e)| e.clone()));
+                return Err(CallError::WaitTimeout { waited: now.elapsed(), last_launch });
+            }
+            if watched.is_none() && !left && !late {
+                let (flag, waker, bell) = (gone.clone(), ticket.clone(), queue.clone());
+                watched = Some(caller.watch(Arc::new(move || {
+                    flag.store(true, Ordering::SeqCst);
+                    if bell.abandon(&waker) {
+                        waker.wake_abandoned();
+                    }
+                })));
+            }
+            if gone.load(Ordering::SeqCst) && ticket.is_abandoned() {
+                return Err(CallError::ClientGone);
+            }
+            until = deadline;
+        }
+    }
+
+    /// The queue of `spec`, made with its launcher if there is none.
+    fn queue(&self, spec: &Arc<FnSpec>, now: Instant) -> Result<Arc<SlotQueue>, CallError> {
+        if let Some(queue) = self.shared.queues.read().get(&spec.key) {
+            return Ok(queue.clone());
+        }
+        let need = Need { mib: spec.memory_mib.saturating_add(spec.tmpfs_mib), mcpu: spec.cpu_milli };
+        let total = self.shared.tokens.total();
+        if !need.fits(total) {
+            return Err(CallError::TooBig { need_mib: need.mib, need_mcpu: need.mcpu, total_mib: total.mib, total_mcpu: total.mcpu });
+        }
+        if self.shared.closing.load(Ordering::SeqCst) {
+            return Err(CallError::Draining);
+        }
+        let mut queues = self.shared.queues.write();
+        if let Some(queue) = queues.get(&spec.key) {
+            return Ok(queue.clone());
+        }
+        let owner = self.shared.next_owner.fetch_add(1, Ordering::Relaxed);
+        let queue = Arc::new(SlotQueue::new(spec.clone(), owner, now));
+        let (shared, mine) = (self.shared.clone(), queue.clone());
+        let thread = spawn(format!("hot-launch {}", spec.fn_name), move || launcher::run(&shared, &mine)).map_err(|e| CallError::Internal(e.to_string()))?;
+        queues.insert(spec.key, queue.clone());
+        drop(queues);
+        // Those that ended by themselves are joined here, on the rare path.
+        let mut launchers = self.shared.launchers.lock();
+        let ended: Vec<_> = launchers.extract_if(.., |t| t.is_finished()).collect();
+        launchers.push(thread);
+        drop(launchers);
+        drop(ended);
+        Ok(queue)
+    }
+
+    /// Fails everybody who waits and refuses new callers; running calls go on.
+    pub fn refuse(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        for queue in self.shared.all() {
+            queue.with(|inner| inner.closing = true);
+            queue.fail(usize::MAX, || CallError::Draining);
+            queue.ring();
+        }
+    }
+
+    /// Ends everything: starts under way give up, idle containers are
+    /// removed, launchers and lanes joined. Call `refuse` first; busy
+    /// containers are stopped as their leases end.
+    pub fn close(&self) {
+        self.refuse();
+        self.shared.boot_stop.fire();
+        self.shared.starts.join();
+        for queue in self.shared.all() {
+            queue.ring();
+        }
+        let launchers = std::mem::take(&mut *self.shared.launchers.lock());
+        drop(launchers);
+        self.shared.stops.join();
+        self.shared.watcher.stop();
+    }
+
+    /// What is left after `close`, for the last words: tokens, folders.
+    pub fn leftovers(&self) -> (Need, usize) {
+        (self.shared.tokens.usage().used, self.shared.iofs.count())
+    }
+
+    /// Queues, tickets, containers, tokens and lanes as JSON, for
+    /// `/debug/state` and SIGUSR1.
+    pub fn debug_state(&self) -> String {
+        let now = Instant::now();
+        let usage = self.shared.tokens.usage();
+        let mut text = format!(
+            "{{\"tokens\":{{\"total_mib\":{},\"used_mib\":{},\"total_mcpu\":{},\"used_mcpu\":{},\"waiting\":{}}},",
+            usage.total.mib, usage.used.mib, usage.total.mcpu, usage.used.mcpu, usage.waiting
+        );
+        let ((start_queued, start_running), (stop_queued, stop_running)) = (self.shared.starts.load(), self.shared.stops.load());
+        let _ = write!(text, "\"lanes\":{{\"start\":{{\"queued\":{start_queued},\"running\":{start_running}}},\"stop\":{{\"queued\":{stop_queued},\"running\":{stop_running}}}}},\"queues\":[");
+        for (n, queue) in self.shared.all().iter().enumerate() {
+            if n > 0 {
+                text.push(',');
+            }
+            let _ = write!(text, "{{\"fn_id\":\"{}\",\"fn\":{},", queue.spec.fn_id, serde_json::Value::from(queue.spec.fn_name.as_str()));
+            queue.with(|inner| {
+                let slots = &inner.slots;
+                let oldest_ms = slots.oldest_wait().map_or(0, |at| now.saturating_duration_since(at).as_millis());
+                let service_us = inner.service.map_or(0, |s| s.as_micros());
+                let _ = write!(
+                    text,
+                    "\"waiting\":{},\"oldest_wait_ms\":{oldest_ms},\"reserved\":{},\"queued\":{},\"starting\":{},\"busy\":{},\"freezing\":{},\"stopping\":{},\"retire\":{},\"calls\":{},\"service_us\":{service_us},\"start_cost_ms\":{},\"idle\":[",
+                    slots.waiting(), inner.reserved, slots.queued, slots.starting, slots.busy, slots.freezing, slots.stopping, inner.retire, inner.calls, inner.start_cost.as_millis()
+                );
+                for (i, idle) in slots.idle().iter().enumerate() {
+                    let comma = if i > 0 { "," } else { "" };
+                    let (idle_ms, age_ms) = (now.saturating_duration_since(idle.since).as_millis(), now.saturating_duration_since(idle.item.pulse.born).as_millis());
+                    let _ = write!(text, "{comma}{{\"id\":\"{}\",\"state\":\"{}\",\"idle_ms\":{idle_ms},\"age_ms\":{age_ms},\"calls\":{}}}", idle.item.id, idle.item.pulse.state().name(), idle.item.calls);
+                }
+            });
+            text.push_str("]}");
+        }
+        text.push_str("]}");
+        text
+    }
+}
+
+/// A wait longer than this watches its client.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
+
+impl Shared {
+    fn all(&self) -> Vec<Arc<SlotQueue>> {
+        self.queues.read().values().cloned().collect()
+    }
+
+    /// How long after becoming idle a container is due for something.
+    fn quick_due(&self, spec: &FnSpec) -> Option<Duration> {
+        let idle = Duration::from_secs(u64::from(spec.idle_timeout_s));
+        Some(self.config.freeze_idle.map_or(idle, |f| f.min(idle)))
+    }
+}

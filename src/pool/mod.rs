@@ -6,10 +6,17 @@
 //! drain `Gate`, the host's capacity. Called by: every room with a thread.
 //! Blocks on: what its callers ask it to. Does not: know what its threads do.
 
+mod gate;
+pub mod host;
+mod lane;
 mod spawn;
+mod tokens;
 mod wait;
 mod workers;
 
+pub use gate::{Gate, Session};
+pub use lane::Lane;
 pub use spawn::{SpawnError, Thread, spawn};
+pub use tokens::{Need, Notify, Place, Token, Tokens, Usage};
 pub use wait::{Stop, Woke, wait_for};
 pub use workers::{Full, NotJoined, Pressure, Workers, WorkersConfig};

@@ -1,0 +1,143 @@
+//! Which handler a method and a path mean (spec http-api §1.1, §1.2). Pure.
+
+/// A resource, with what its path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resource<'p> {
+    Root,
+    Version,
+    Metrics,
+    DebugState,
+    Apps,
+    App(&'p str),
+    Fns,
+    Fn(&'p str),
+    Triggers,
+    Trigger(&'p str),
+    /// Call records, which the original has given up: always 410.
+    Calls,
+    TriggerBySource { app_id: &'p str, kind: &'p str, source: &'p str },
+    /// Served by the edge; here only to tell 405 from 404.
+    Invoke,
+}
+
+/// The methods there are, as metric labels too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+impl Method {
+    pub(super) fn parse(text: &str) -> Option<Method> {
+        match text {
+            "GET" => Some(Method::Get),
+            "POST" => Some(Method::Post),
+            "PUT" => Some(Method::Put),
+            "DELETE" => Some(Method::Delete),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// What a method and a path lead to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Routed<'p> {
+    To(Method, Resource<'p>),
+    /// The path without its last slash would have been found.
+    Slash(Method),
+    NotAllowed,
+    NotFound,
+}
+
+/// `path` is decoded, without the query.
+pub(super) fn find<'p>(method: &str, path: &'p str, debug: bool) -> Routed<'p> {
+    let method = Method::parse(method);
+    let allowed = |resource: Resource<'_>| method.filter(|m| methods(resource).contains(m));
+    if let Some(resource) = resource(path, debug) {
+        return match allowed(resource) {
+            Some(_) if resource == Resource::Invoke => Routed::NotFound,
+            Some(method) => Routed::To(method, resource),
+            None => Routed::NotAllowed,
+        };
+    }
+    let bare = path.strip_suffix('/').filter(|bare| !bare.is_empty()).and_then(|bare| resource(bare, debug));
+    match bare.and_then(allowed) {
+        Some(method) => Routed::Slash(method),
+        None => Routed::NotFound,
+    }
+}
+
+fn resource(path: &str, debug: bool) -> Option<Resource<'_>> {
+    // No path has more parts, except that a source may have slashes in it.
+    let mut parts = [""; 8];
+    let mut count = 0;
+    for part in path.strip_prefix('/')?.splitn(8, '/') {
+        parts[count] = part;
+        count += 1;
+    }
+    let id = |id: &str| !id.is_empty();
+    match &parts[..count] {
+        [""] => Some(Resource::Root),
+        ["version"] => Some(Resource::Version),
+        ["metrics"] => Some(Resource::Metrics),
+        ["debug", "state"] if debug => Some(Resource::DebugState),
+        ["v2", "apps"] => Some(Resource::Apps),
+        ["v2", "apps", app] if id(app) => Some(Resource::App(app)),
+        ["v2", "fns"] => Some(Resource::Fns),
+        ["v2", "fns", function] if id(function) => Some(Resource::Fn(function)),
+        ["v2", "fns", function, "calls"] if id(function) => Some(Resource::Calls),
+        ["v2", "fns", function, "calls", call] if id(function) && id(call) => Some(Resource::Calls),
+        ["v2", "fns", function, "calls", call, "log"] if id(function) && id(call) => Some(Resource::Calls),
+        ["v2", "triggers"] => Some(Resource::Triggers),
+        ["v2", "triggers", trigger] if id(trigger) => Some(Resource::Trigger(trigger)),
+        ["v2", "runner", "apps", app_id, "triggerBySource", kind, source @ ..] if id(app_id) && id(kind) && !source.is_empty() => {
+            // What follows the type's slash, whatever slashes it has itself.
+            let taken = 1 + parts[..6].iter().map(|p| p.len() + 1).sum::<usize>();
+            Some(Resource::TriggerBySource { app_id, kind, source: path.get(taken..)? })
+        }
+        ["invoke", function] if id(function) => Some(Resource::Invoke),
+        _ => None,
+    }
+}
+
+const fn methods(resource: Resource<'_>) -> &'static [Method] {
+    use Method::{Delete, Get, Post, Put};
+    match resource {
+        Resource::Root | Resource::Version | Resource::Metrics | Resource::DebugState | Resource::Calls | Resource::TriggerBySource { .. } => &[Get],
+        Resource::Apps | Resource::Fns | Resource::Triggers => &[Get, Post],
+        Resource::App(_) | Resource::Fn(_) | Resource::Trigger(_) => &[Get, Put, Delete],
+        Resource::Invoke => &[Post],
+    }
+}
+
+impl Resource<'_> {
+    /// The route's pattern, as metrics show it.
+    pub(super) const fn pattern(self) -> &'static str {
+        match self {
+            Resource::Root => "/",
+            Resource::Version => "/version",
+            Resource::Metrics => "/metrics",
+            Resource::DebugState => "/debug/state",
+            Resource::Apps => "/v2/apps",
+            Resource::App(_) => "/v2/apps/:app_id",
+            Resource::Fns => "/v2/fns",
+            Resource::Fn(_) => "/v2/fns/:fn_id",
+            Resource::Triggers => "/v2/triggers",
+            Resource::Trigger(_) => "/v2/triggers/:trigger_id",
+            Resource::Calls => "/v2/fns/:fn_id/calls",
+            Resource::TriggerBySource { .. } => "/v2/runner/apps/:app_id/triggerBySource/:type/*source",
+            Resource::Invoke => "/invoke/:fn_id",
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! One container. It has exactly one owner at any time and no lock inside;
+//! what others may look at (metrics, the caller that wants to know why it
+//! ended) is in its `Pulse`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+
+use super::state::{STATES, State};
+use crate::call::Exit;
+use crate::driver::{ExitSink, Instance};
+use crate::model::Id;
+use crate::pool::Token;
+use crate::uds::function::FunctionSocket;
+use crate::uds::iofs::Folder;
+
+/// A container that came up. Fields are dropped in this order when it is
+/// gone: connection, folder, and last the reservation.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) id: Id,
+    pub(super) instance: Instance,
+    pub(super) socket: FunctionSocket,
+    /// Held for its drop: removes the folder.
+    pub(super) _folder: Folder,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) token: Token,
+    pub(super) calls: u64,
+}
+
+/// The part of a container that outlives its owners' hands: state for eyes,
+/// exit for whoever asks.
+pub(super) struct Pulse {
+    pub(super) id: Id,
+    pub(super) born: Instant,
+    state: AtomicU8,
+    exit: Mutex<Option<Exit>>,
+    ended: Condvar,
+    /// Wakes the start job while it waits for the socket.
+    boot: Sender<Exit>,
+    /// Rings the queue's launcher.
+    ring: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pulse").field("id", &self.id).field("state", &self.state()).field("exit", &self.exit()).finish_non_exhaustive()
+    }
+}
+
+impl Pulse {
+    pub(super) fn new(id: Id, now: Instant, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Exit>) {
+        let (boot, boot_exit) = bounded(1);
+        let pulse = Pulse { id, born: now, state: AtomicU8::new(State::Reserved as u8), exit: Mutex::new(None), ended: Condvar::new(), boot, ring };
+        (Arc::new(pulse), boot_exit)
+    }
+
+    pub(super) fn state(&self) -> State {
+        STATES[usize::from(self.state.load(Ordering::Relaxed)) % STATES.len()]
+    }
+
+    /// Records a move. An illegal one is loud, but takes nobody down.
+    pub(super) fn become_(&self, next: State) {
+        let before = self.state();
+        debug_assert!(before.can_become(next), "container {}: {} → {}", self.id, before.name(), next.name());
+        if !before.can_become(next) {
+            log::error!("container {}: illegal move {} → {}", self.id, before.name(), next.name());
+        }
+        self.state.store(next as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        *self.exit.lock()
+    }
+
+    /// The exit, waiting for the engine's word at most until `deadline`.
+    pub(super) fn wait_exit(&self, within: Duration) -> Option<Exit> {
+        let deadline = Instant::now() + within;
+        let mut exit = self.exit.lock();
+        while exit.is_none() {
+            if self.ended.wait_until(&mut exit, deadline).timed_out() {
+                break;
+            }
+        }
+        *exit
+    }
+}
+
+impl ExitSink for Pulse {
+    fn exited(&self, exit: Exit) {
+        self.exit.lock().get_or_insert(exit);
+        self.ended.notify_all();
+        // Full means the start job was told already.
+        let _ = self.boot.try_send(exit);
+        (self.ring)();
+    }
+}

@@ -1,0 +1,119 @@
+//! A container in a caller's hands. Dropping a lease without `finish` discards
+//! the container: whatever path the code took, a half-read answer can never
+//! reach the next caller.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::container::Container;
+use super::lifecycle;
+use super::queue::SlotQueue;
+use super::state::State;
+use crate::call::{CallError, Caller, Exit};
+use crate::model::Id;
+use crate::pool::Stop;
+use crate::uds::function::{Fate, FnRequest, Limits};
+
+/// The right to send exactly one call to one container.
+#[derive(Debug)]
+pub struct Lease {
+    shared: Arc<Shared>,
+    queue: Arc<SlotQueue>,
+    container: Option<Box<Container>>,
+    frozen: bool,
+}
+
+impl Lease {
+    pub(super) fn new(shared: &Arc<Shared>, queue: Arc<SlotQueue>, container: Box<Container>, frozen: bool) -> Lease {
+        container.pulse.become_(if frozen { State::Thawing } else { State::Busy });
+        Lease { shared: shared.clone(), queue, container: Some(container), frozen }
+    }
+
+    fn held(&mut self) -> &mut Container {
+        self.container.as_mut().expect("only finish and drop take it")
+    }
+
+    /// The container's id.
+    pub fn container_id(&self) -> Option<Id> {
+        self.container.as_ref().map(|c| c.id)
+    }
+
+    /// How many calls it had served before.
+    pub fn calls_before(&self) -> u64 {
+        self.container.as_ref().map_or(0, |c| c.calls)
+    }
+
+    /// Whether it was frozen when taken.
+    pub fn was_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Runs it again if it is frozen. In the caller's own thread: with the
+    /// freezer in our hands this is one write.
+    ///
+    /// # Errors
+    /// The driver's text; the lease should then be dropped.
+    pub fn thaw(&mut self) -> Result<(), String> {
+        if !self.frozen {
+            return Ok(());
+        }
+        let driver = self.shared.driver.clone();
+        let container = self.held();
+        driver.thaw(&container.instance).map_err(|e| e.to_string())?;
+        container.pulse.become_(State::Busy);
+        Ok(())
+    }
+
+    /// Whether the container's process has ended already.
+    pub fn is_dead(&self) -> bool {
+        self.container.as_ref().is_none_or(|c| c.pulse.exit().is_some())
+    }
+
+    /// Sends the call and delivers its answer to `caller`.
+    ///
+    /// # Errors
+    /// When the call could not be sent: the function was asked nothing, so
+    /// another container may be.
+    pub fn exchange(&mut self, request: &FnRequest<'_>, caller: &mut dyn Caller, limits: &Limits, stop: &Stop) -> Result<(Result<(), CallError>, Fate), CallError> {
+        let socket = &mut self.held().socket;
+        let sent = socket.send(request, stop)?;
+        Ok(socket.receive(sent, request, caller, limits, stop))
+    }
+
+    /// Why the container ended, if the driver says so within a moment.
+    pub fn exit(&self, within: Duration) -> Option<Exit> {
+        self.container.as_ref().and_then(|c| c.pulse.wait_exit(within))
+    }
+
+    /// The call is over and the container healthy: to the next caller.
+    pub fn finish(mut self, took: Duration) {
+        let Some(mut container) = self.container.take() else { return };
+        container.calls += 1;
+        container.socket.ready_next();
+        container.pulse.become_(State::Idle);
+        self.queue.with(|inner| {
+            inner.slots.busy -= 1;
+            inner.served(took);
+        });
+        if let Some(container) = self.queue.give(container, Instant::now(), self.shared.quick_due(&self.queue.spec)) {
+            lifecycle::stop(&self.shared, &self.queue, container, "not needed");
+        } else if self.shared.tokens.contended() {
+            self.shared.tokens.nudge();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(container) = self.container.take() else { return };
+        self.queue.with(|inner| {
+            inner.slots.busy -= 1;
+            inner.slots.stopping += 1;
+            inner.retire = inner.retire.saturating_sub(1);
+        });
+        lifecycle::stop(&self.shared, &self.queue, container, "discarded");
+        // Somebody may wait for what this one would have served.
+        self.queue.ring();
+    }
+}

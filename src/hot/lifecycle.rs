@@ -1,0 +1,205 @@
+//! The slow things, run by the lanes: bring a container up, take one down,
+//! freeze one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::container::{Container, Pulse};
+use super::queue::SlotQueue;
+use super::slots::Idle;
+use super::state::State;
+use crate::call::{CallError, LaunchError};
+use crate::driver::{ContainerSpec, DriverError, ExitSink, StartBudget};
+use crate::model::Id;
+use crate::pool::Token;
+use crate::uds::function::{FunctionSocket, SOCKET_NAME};
+
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A start lane's job. The token was granted; `slots.queued` counts this job.
+pub(super) fn start(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token) {
+    let needed = queue.with(|inner| {
+        inner.slots.queued -= 1;
+        // Others may have served the callers while this job stood in the lane.
+        let needed = !inner.closing && inner.slots.waiting() > inner.slots.starting;
+        inner.slots.starting += usize::from(needed);
+        needed
+    });
+    if !needed {
+        drop(token);
+        return queue.ring();
+    }
+    let begun = Instant::now();
+    match bring_up(shared, queue, token, begun) {
+        Ok(container) => {
+            let took = begun.elapsed();
+            log::debug!("container {} of {} is up after {took:?}", container.id, queue.spec.fn_name);
+            queue.with(|inner| {
+                inner.slots.starting -= 1;
+                inner.start_cost = (inner.start_cost + took) / 2;
+                inner.failures = 0;
+                inner.last_failure = None;
+                inner.last_grant = Some(Instant::now());
+            });
+            if let Some(surplus) = queue.give(container, Instant::now(), shared.quick_due(&queue.spec)) {
+                stop(shared, queue, surplus, "not needed");
+            }
+        }
+        Err(error) => failed(queue, Arc::new(error)),
+    }
+    queue.ring();
+}
+
+/// A start failed: the callers nobody is on the way to any more are told why.
+fn failed(queue: &Arc<SlotQueue>, error: Arc<LaunchError>) {
+    log::warn!("cannot start a container of {} ({}): {error}", queue.spec.fn_name, queue.spec.fn_id);
+    let hopeless = queue.with(|inner| {
+        inner.slots.starting -= 1;
+        inner.failures += 1;
+        inner.last_failure = Some((Instant::now(), error.clone()));
+        inner.slots.live() + inner.slots.starting == 0
+    });
+    if hopeless {
+        queue.fail(usize::MAX, || CallError::Launch(error.clone()));
+    }
+}
+
+fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: Instant) -> Result<Box<Container>, LaunchError> {
+    let spec = &queue.spec;
+    let id = Id::new();
+    let bell = queue.clone();
+    let (pulse, boot_exit) = Pulse::new(id, begun, Box::new(move || bell.ring()));
+    pulse.become_(State::Creating);
+    let folder = shared.iofs.create(id.as_str()).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
+    // Before the container starts, or its socket may appear unseen.
+    let watch = shared.watcher.watch(&folder, SOCKET_NAME).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
+    let start_timeout = shared.config.start_timeout.unwrap_or(FAR);
+    let budget = StartBudget { pull_until: begun + shared.config.pull_timeout.unwrap_or(FAR), start_within: Duration::from_secs(60) };
+    let container_spec = ContainerSpec {
+        id: id.to_string(),
+        image: spec.image.clone(),
+        env: spec.env.clone(),
+        memory_mib: spec.memory_mib,
+        cpu_milli: spec.cpu_milli,
+        tmpfs_mib: spec.tmpfs_mib,
+        iofs: folder.path().to_owned(),
+        syslog_url: spec.syslog_url.clone(),
+        app_id: spec.app_id.to_string(),
+        fn_id: spec.fn_id.to_string(),
+        no_network: false,
+    };
+    let instance = shared.driver.start(&container_spec, &budget, pulse.clone() as Arc<dyn ExitSink>)?;
+    pulse.become_(State::Booting);
+    let until = Instant::now() + start_timeout;
+    let socket = await_socket(shared, &watch, &boot_exit, until, start_timeout).and_then(|()| {
+        FunctionSocket::open(&folder, until, &shared.boot_stop).map_err(|e| match pulse.exit() {
+            Some(exit) => LaunchError::Exited { exit },
+            None => LaunchError::BadSocket { text: e.to_string() },
+        })
+    });
+    drop(watch);
+    match socket {
+        Ok(socket) => {
+            pulse.become_(State::Idle);
+            Ok(Box::new(Container { id, instance, socket, _folder: folder, pulse, token, calls: 0 }))
+        }
+        Err(error) => {
+            pulse.become_(State::Stopping);
+            remove(shared, &instance, &id);
+            pulse.become_(State::Gone);
+            Err(error)
+        }
+    }
+}
+
+fn await_socket(shared: &Shared, watch: &crate::uds::listener::Watch, boot_exit: &crossbeam_channel::Receiver<crate::call::Exit>, until: Instant, limit: Duration) -> Result<(), LaunchError> {
+    loop {
+        // Short rounds only so that a shutdown is seen: nothing signals it on a channel.
+        let round = until.min(Instant::now() + Duration::from_millis(100));
+        crossbeam_channel::select! {
+            recv(watch.appeared()) -> _ => return Ok(()),
+            recv(boot_exit) -> exit => {
+                // It may have published its socket and ended in one breath.
+                let exit = exit.unwrap_or(crate::call::Exit { code: -1, oom_killed: false });
+                return Err(LaunchError::Exited { exit });
+            }
+            recv(crossbeam_channel::at(round)) -> _ => {
+                if shared.boot_stop.fired() {
+                    return Err(LaunchError::CalledOff { why: "the server is shutting down" });
+                }
+                if Instant::now() >= until {
+                    return Err(LaunchError::NoSocket { limit });
+                }
+            }
+        }
+    }
+}
+
+/// Hands a container (counted as stopping) to the stop lane.
+pub(super) fn stop(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut container: Box<Container>, why: &'static str) {
+    container.pulse.become_(State::Stopping);
+    container.token.mark_leaving();
+    let (shared_job, queue) = (shared.clone(), queue.clone());
+    shared.stops.push(move || {
+        log::debug!("container {} of {} goes: {why}", container.id, queue.spec.fn_name);
+        remove(&shared_job, &container.instance, &container.id);
+        let pulse = container.pulse.clone();
+        // The reservation is back before the removal counts as complete.
+        drop(container);
+        pulse.become_(State::Gone);
+        queue.with(|inner| inner.slots.stopping -= 1);
+        queue.ring();
+    });
+}
+
+fn remove(shared: &Shared, instance: &crate::driver::Instance, id: &Id) {
+    if let Err(error) = shared.driver.remove(instance) {
+        log::error!("container {id} could not be removed, the driver keeps trying: {error}");
+    }
+}
+
+/// Freezes a container that was taken out of the stack (counted as freezing).
+/// A failure costs the container, never a caller.
+pub(super) fn freeze(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut idle: Idle<Box<Container>>) {
+    idle.item.pulse.become_(State::Freezing);
+    let frozen: Result<(), DriverError> = shared.driver.freeze(&idle.item.instance);
+    match frozen {
+        Ok(()) => {
+            idle.item.pulse.become_(State::Frozen);
+            idle.frozen = true;
+            if let Err(container) = queue.put_back(idle) {
+                wanted_meanwhile(shared, queue, container);
+            }
+        }
+        Err(error) => {
+            log::warn!("cannot freeze, the container goes: {error}");
+            queue.with(|inner| {
+                inner.slots.freezing -= 1;
+                inner.slots.stopping += 1;
+            });
+            stop(shared, queue, idle.item, "freeze failed");
+        }
+    }
+}
+
+/// Frozen, and somebody waits (or the server closes): thaw and give it.
+fn wanted_meanwhile(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, container: Box<Container>) {
+    let thawed = shared.driver.thaw(&container.instance);
+    let refused = match thawed {
+        Ok(()) => {
+            container.pulse.become_(State::Thawing);
+            container.pulse.become_(State::Busy);
+            container.pulse.become_(State::Idle);
+            queue.give(container, Instant::now(), shared.quick_due(&queue.spec))
+        }
+        Err(error) => {
+            log::warn!("cannot thaw, the container goes: {error}");
+            queue.with(|inner| inner.slots.stopping += 1);
+            Some(container)
+        }
+    };
+    if let Some(container) = refused {
+        stop(shared, queue, container, "not needed");
+    }
+}

@@ -1,0 +1,85 @@
+//! The states of a container and every legal move between them.
+//!
+//! ```text
+//! Reserved → Creating → Booting → Idle ⇄ Busy        Idle → Freezing → Frozen → Thawing → Busy
+//!    └→ Gone ← Stopping ← every state but Reserved and Gone
+//! ```
+
+/// Where a container is in its life. Ownership decides; this is for eyes,
+/// metrics and asserts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    Reserved,
+    Creating,
+    Booting,
+    Idle,
+    Busy,
+    Freezing,
+    Frozen,
+    Thawing,
+    Stopping,
+    Gone,
+}
+
+pub(super) const STATES: [State; 10] =
+    [State::Reserved, State::Creating, State::Booting, State::Idle, State::Busy, State::Freezing, State::Frozen, State::Thawing, State::Stopping, State::Gone];
+
+impl State {
+    /// Whether a container in this state may become `next`.
+    pub const fn can_become(self, next: State) -> bool {
+        use State::*;
+        match (self, next) {
+            (Reserved, Creating | Gone) => true,
+            (Creating, Booting | Stopping) => true,
+            (Booting, Idle | Busy | Stopping) => true,
+            (Idle, Busy | Freezing | Stopping) => true,
+            (Busy, Idle | Busy | Stopping) => true,
+            (Freezing, Idle | Frozen | Stopping) => true,
+            (Frozen, Thawing | Stopping) => true,
+            (Thawing, Busy | Stopping) => true,
+            (Stopping, Gone) => true,
+            _ => false,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Reserved => "reserved",
+            State::Creating => "creating",
+            State::Booting => "booting",
+            State::Idle => "idle",
+            State::Busy => "busy",
+            State::Freezing => "freezing",
+            State::Frozen => "frozen",
+            State::Thawing => "thawing",
+            State::Stopping => "stopping",
+            State::Gone => "gone",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole table, as text: rows are "from", columns "to".
+    #[test]
+    fn full_table() {
+        let table: Vec<String> = STATES.iter().map(|from| STATES.iter().map(|to| if from.can_become(*to) { 'x' } else { '.' }).collect()).collect();
+        let expected = [
+            //RCBIBFFTSG
+            ".x.......x", // Reserved
+            "..x.....x.", // Creating
+            "...xx...x.", // Booting
+            "....xx..x.", // Idle
+            "...xx...x.", // Busy
+            "...x..x.x.", // Freezing
+            ".......xx.", // Frozen
+            "....x...x.", // Thawing
+            ".........x", // Stopping
+            "..........", // Gone
+        ];
+        assert_eq!(table, expected);
+    }
+}

@@ -1,0 +1,134 @@
+//! What is counted, and its Prometheus text. Names are the original's where it
+//! has one (spec http-api §8.2), so its dashboards go on working.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::fs;
+
+use parking_lot::Mutex;
+
+use super::{Counter, Gauge};
+
+/// Calls of functions.
+#[derive(Debug)]
+pub struct Calls {
+    pub calls: Counter,
+    pub completed: Counter,
+    pub errors: Counter,
+    pub timeouts: Counter,
+    pub canceled: Counter,
+    pub server_busy: Counter,
+    pub queued: Gauge,
+    pub running: Gauge,
+}
+
+/// Calls of functions, process-wide.
+pub static CALLS: Calls = Calls {
+    calls: Counter::new(),
+    completed: Counter::new(),
+    errors: Counter::new(),
+    timeouts: Counter::new(),
+    canceled: Counter::new(),
+    server_busy: Counter::new(),
+    queued: Gauge::new(),
+    running: Gauge::new(),
+};
+
+/// Management requests by method, route pattern and status. The labels are the
+/// program's own words, so the map is bounded.
+#[derive(Debug)]
+pub struct ApiRequests(Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>);
+
+/// Management requests, process-wide.
+pub static API: ApiRequests = ApiRequests(Mutex::new(BTreeMap::new()));
+
+impl ApiRequests {
+    /// One more answer.
+    pub fn count(&self, method: &'static str, route: &'static str, status: u16) {
+        *self.0.lock().entry((method, route, status)).or_default() += 1;
+    }
+
+    fn render(&self, out: &mut String) {
+        let seen = self.0.lock().clone();
+        let mut requests: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for ((method, path, _), n) in &seen {
+            *requests.entry((method, path)).or_default() += n;
+        }
+        head(out, "fn_api_request_count", "counter", "management requests");
+        for ((method, path), n) in requests {
+            let _ = writeln!(out, "fn_api_request_count{{method=\"{method}\",path=\"{path}\"}} {n}");
+        }
+        head(out, "fn_api_response_count", "counter", "answers to management requests");
+        for ((method, path, status), n) in seen {
+            let blame = if status < 500 { "user" } else { "service" };
+            let _ = writeln!(out, "fn_api_response_count{{method=\"{method}\",path=\"{path}\",status=\"{status}\",blame=\"{blame}\"}} {n}");
+        }
+    }
+}
+
+/// The text `/metrics` answers with.
+pub fn render() -> String {
+    let mut out = String::with_capacity(4096);
+    value(&mut out, "fn_calls", "counter", "calls of functions", CALLS.calls.get());
+    value(&mut out, "fn_completed", "counter", "calls that ended well", CALLS.completed.get());
+    value(&mut out, "fn_errors", "counter", "calls that failed", CALLS.errors.get());
+    value(&mut out, "fn_timeouts", "counter", "calls that took longer than their function's timeout", CALLS.timeouts.get());
+    value(&mut out, "fn_canceled", "counter", "calls whose client left", CALLS.canceled.get());
+    value(&mut out, "fn_server_busy", "counter", "calls refused for want of room", CALLS.server_busy.get());
+    value(&mut out, "fn_queued", "gauge", "calls waiting for a container", CALLS.queued.get());
+    value(&mut out, "fn_running", "gauge", "calls in a container", CALLS.running.get());
+    API.render(&mut out);
+    process(&mut out);
+    out
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn value(out: &mut String, name: &str, kind: &str, help: &str, value: impl Display) {
+    head(out, name, kind, help);
+    let _ = writeln!(out, "{name} {value}");
+}
+
+/// This process as the kernel sees it. What cannot be read is left out.
+fn process(out: &mut String) {
+    if let Ok(stat) = fs::read_to_string("/proc/self/stat") {
+        // The second field, the name, may hold blanks; the third follows ") ".
+        let fields: Vec<u64> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+        let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0);
+        let hz = rustix::param::clock_ticks_per_second().max(1);
+        let ticks = field(14) + field(15);
+        let cpu = format!("{}.{:03}", ticks / hz, ticks % hz * 1000 / hz);
+        value(out, "fn_process_cpu_seconds_total", "counter", "CPU time of the server", cpu);
+        value(out, "fn_process_resident_memory_bytes", "gauge", "memory of the server", field(24) * rustix::param::page_size() as u64);
+        value(out, "fn_process_threads", "gauge", "threads of the server", field(20));
+    }
+    if let Ok(fds) = fs::read_dir("/proc/self/fd") {
+        // One of them is the folder being read.
+        value(out, "fn_process_open_fds", "gauge", "open descriptors of the server", fds.count().saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every line is a comment or `name{labels} number`, each name has a type.
+    #[test]
+    fn the_text_is_prometheus() {
+        API.count("GET", "/v2/apps", 200);
+        let text = render();
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            let (name, number) = line.rsplit_once(' ').expect("two parts");
+            assert!(number.parse::<f64>().is_ok(), "{line}");
+            let bare = name.split('{').next().expect("a name");
+            assert!(text.contains(&format!("# TYPE {bare} ")), "{line}");
+        }
+        assert!(text.contains("fn_api_request_count{method=\"GET\",path=\"/v2/apps\"} "));
+        for name in ["fn_calls", "fn_process_cpu_seconds_total", "fn_process_resident_memory_bytes", "fn_process_threads", "fn_process_open_fds"] {
+            assert!(text.contains(&format!("\n{name} ")), "{name}");
+        }
+        assert!(!text.contains("fn_process_threads 0\n"));
+    }
+}
