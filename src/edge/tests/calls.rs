@@ -358,3 +358,24 @@ fn statuses_without_a_body_have_none() {
         assert_eq!((answer.status, answer.field("content-length"), answer.field("transfer-encoding")), (status, None, None));
     }
 }
+
+/// The real store behind the look-ups: one change is seen by the next call.
+#[test]
+fn the_store_is_the_directory() {
+    use crate::edge::{Directory, Miss};
+    use crate::model::{AppInput, FnInput, TriggerInput};
+    use crate::store::Store;
+    let folder = std::env::temp_dir().join(format!("hob-edge-store-{}", crate::model::Id::new()));
+    let store = Store::open(&folder.join("fn.db")).expect("opens");
+    assert_eq!(store.trigger("a", "/x").expect_err("nothing yet"), Miss::App);
+    let app = store.create_app(AppInput { name: "a".to_owned(), ..AppInput::default() }).expect("an app");
+    assert_eq!(store.trigger("a", "/x").expect_err("no trigger yet"), Miss::Trigger);
+    let target = store.create_fn(FnInput { name: "f".to_owned(), app_id: app.id.to_string(), image: "i".to_owned(), ..FnInput::default() }).expect("a fn");
+    let input = TriggerInput { name: "t".to_owned(), app_id: app.id.to_string(), fn_id: target.function.id.to_string(), kind: "http".to_owned(), source: "/x".to_owned(), ..TriggerInput::default() };
+    store.create_trigger(input).expect("a trigger");
+    assert_eq!(store.trigger("a", "/x").expect("there").fn_id, target.function.id);
+    assert_eq!(store.function(&target.function.id).expect("there").fn_id, target.function.id);
+    store.delete_fn(target.function.id.as_str()).expect("deleted");
+    assert_eq!(store.function(&target.function.id).expect_err("gone"), Miss::Function);
+    let _ = std::fs::remove_dir_all(&folder);
+}
