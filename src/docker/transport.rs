@@ -63,7 +63,7 @@ fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_wit
         None => RequestBody::Empty,
     };
     let mut request = Request { method: ask.method, target, fields: &fields, body, connect_within: CONNECT.min(within), head_within: within, idle_within };
-    let mut response = client.send(&mut request).map_err(|e| client_error(ask.op, ask.subject, e))?;
+    let response = client.send(&mut request).map_err(|e| client_error(ask.op, ask.subject, e))?;
     let interrupter = (ask.op == Op::Events).then(|| response.interrupter());
     Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status: response.status, silence: idle_within.unwrap_or(within), interrupter, reader: BufReader::new(Box::new(response.reader())) })
 }

@@ -177,7 +177,7 @@ impl<C, E> Slots<C, E> {
         if !self.waiting.is_empty() {
             return Err(idle);
         }
-        let at = self.idle.partition_point(|other| other.since <= idle.since);
+        let at = self.idle.partition_point(|other| other.since < idle.since);
         self.idle.insert(at, idle);
         Ok(())
     }
