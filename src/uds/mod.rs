@@ -8,6 +8,7 @@
 //! or routes.
 
 pub mod client;
+pub mod function;
 pub mod iofs;
 pub mod listener;
 mod net;

@@ -62,9 +62,12 @@ impl BodyReader {
         BodyReader { conn: Some(Arc::new(conn)), inbox, ready: 0, left, idle_within, home }
     }
 
-    /// A connection that someone may shut down at any time is never reused.
-    pub(super) fn interrupter(&mut self) -> Interrupter {
-        self.home = None;
+    /// A handle for other threads to end the reading. A connection that
+    /// someone may shut down at any time is never reused.
+    pub fn interrupter(&self) -> Interrupter {
+        if let Some(conn) = &self.conn {
+            conn.interruptible.store(true, Ordering::SeqCst);
+        }
         Interrupter { conn: self.conn.as_ref().map(Arc::downgrade).unwrap_or_default() }
     }
 
@@ -131,11 +134,10 @@ impl BodyReader {
     }
 
     /// The body ended: the connection goes back if nothing else arrived on it.
-    /// INVARIANT: with a home there is no interrupter, so the connection is
-    /// ours alone (`interrupter` takes the home away).
     fn go_home(&mut self) {
         let (Some(home), Some(conn)) = (self.home.take(), self.conn.take()) else { return };
-        if self.inbox.is_empty() && let Some(conn) = Arc::into_inner(conn) {
+        let ours_alone = !conn.interruptible.load(Ordering::SeqCst);
+        if ours_alone && self.inbox.is_empty() && let Some(conn) = Arc::into_inner(conn) {
             home.put(conn.fd);
         }
     }

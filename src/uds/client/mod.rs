@@ -79,6 +79,8 @@ impl Idle {
 struct Conn {
     fd: OwnedFd,
     interrupted: AtomicBool,
+    /// An interrupter exists.
+    interruptible: AtomicBool,
 }
 
 /// One request. `Host` and the framing fields are written by the client.
@@ -210,7 +212,7 @@ impl Client {
     }
 
     fn response(&self, fd: OwnedFd, head: OwnedHead, inbox: Inbox, whole: bool, idle_within: Option<Duration>) -> Response {
-        let conn = Conn { fd, interrupted: AtomicBool::new(false) };
+        let conn = Conn { fd, interrupted: AtomicBool::new(false), interruptible: AtomicBool::new(false) };
         let home = (whole && head.keep_alive).then(|| self.idle.clone());
         Response { status: head.status, head: head.bytes, fields: head.fields, framing: head.framing, body: BodyReader::new(conn, inbox, head.framing, idle_within, home) }
     }
@@ -251,7 +253,7 @@ impl Response {
     }
 
     /// A handle for other threads to end the reading of this body.
-    pub fn interrupter(&mut self) -> Interrupter {
+    pub fn interrupter(&self) -> Interrupter {
         self.body.interrupter()
     }
 }

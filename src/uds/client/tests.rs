@@ -262,7 +262,7 @@ fn an_interrupter_wakes_a_blocked_reader() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nevent");
         let _ = (&hold).read(&mut [0]);
     });
-    let mut response = Client::new(&server.path, 4).send(&mut Request { idle_within: None, ..get("/events") }).expect("head");
+    let response = Client::new(&server.path, 4).send(&mut Request { idle_within: None, ..get("/events") }).expect("head");
     let interrupter = response.interrupter();
     let mut reader = response.reader();
     let mut event = [0; 5];
@@ -286,8 +286,8 @@ fn nobody_there() {
     let error = client.send(&mut get("/")).expect_err("refused");
     assert!(error.is_away(), "{error:?}");
     let _ = std::fs::remove_file(&path);
-    let bad: [(&str, &str, &[(&str, &str)]); 4] = [("GET", "/a b", &[]), ("G T", "/", &[]), ("GET", "/", &[("A", "b\r\nC: d")]), ("GET", "/", &[("A b", "c")])];
-    for (method, target, fields) in bad {
+    for (method, target, field) in [("GET", "/a b", ("A", "b")), ("G T", "/", ("A", "b")), ("GET", "/", ("A", "b\r\nC: d")), ("GET", "/", ("A b", "c"))] {
+        let fields = &[field];
         assert!(matches!(client.send(&mut Request { method, fields, ..get(target) }), Err(ClientError::Malformed { .. })));
     }
 }
