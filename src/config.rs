@@ -92,7 +92,9 @@ settings! {
     FN_DOCKER_LOAD_FILE Kind::Text, "", "image tarball loaded at start";
     FN_IOFS_PATH Kind::Text, "", "parent of the socket folders; empty = iofs in the data folder";
     FN_IOFS_DOCKER_PATH Kind::Text, "", "the same folder as the engine sees it";
-    DOCKER_HOST Kind::Text, "unix:///var/run/docker.sock", "the engine's address";
+    DOCKER_HOST Kind::Text, "unix:///var/run/docker.sock", "the engine's address, unix:///path or tcp://host:port";
+    DOCKER_CONFIG Kind::Text, "", "folder of docker's config.json with registry credentials; empty = .docker in the home folder";
+    FN_DOCKER_AUTH Kind::Text, "", "registry credentials, the text of a docker config.json; wins over the files";
     HOB_START_LANES Kind::Count, "8", "container starts under way at the same time";
     HOB_STOP_LANES Kind::Count, "8", "container removals under way at the same time";
     HOB_DRAIN_MSECS Kind::Millis, "5000", "at SIGTERM running calls may take this long; a second signal ends them at once";
@@ -157,6 +159,10 @@ pub struct DockerConfig {
     pub label_tag: Option<String>,
     pub networks: Vec<String>,
     pub load_file: Option<PathBuf>,
+    /// Registry credentials as text; wins over `auth_files`.
+    pub auth: Option<String>,
+    /// Where registry credentials may lie, the first that parses is taken.
+    pub auth_files: Vec<PathBuf>,
 }
 
 /// All problems found, one line each.
@@ -170,6 +176,7 @@ pub struct ConfigError {
 #[derive(Debug, Default)]
 pub struct Raw {
     values: HashMap<&'static str, String>,
+    home: Option<PathBuf>,
     problems: Vec<String>,
 }
 
@@ -177,7 +184,7 @@ impl Raw {
     /// Reads every setting's variable, or its `_FILE`.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn from_env() -> Raw {
-        let mut raw = Raw::default();
+        let mut raw = Raw { home: std::env::var_os("HOME").filter(|h| !h.is_empty()).map(PathBuf::from), ..Raw::default() };
         for setting in SETTINGS {
             let name = setting.name;
             if let Some(text) = std::env::var_os(name) {
@@ -281,7 +288,17 @@ impl Raw {
             label_tag: self.optional("FN_CONTAINER_LABEL_TAG"),
             networks: self.text("FN_DOCKER_NETWORKS").split([' ', '\t', ',']).filter(|s| !s.is_empty()).map(str::to_owned).collect(),
             load_file: self.optional("FN_DOCKER_LOAD_FILE").map(PathBuf::from),
+            auth: self.optional("FN_DOCKER_AUTH"),
+            auth_files: self.auth_files(),
         }
+    }
+
+    fn auth_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.optional("DOCKER_CONFIG").map(|folder| PathBuf::from(folder).join("config.json")).into_iter().collect();
+        if let Some(home) = &self.home {
+            files.extend([home.join(".docker/config.json"), home.join(".dockercfg")]);
+        }
+        files
     }
 
     fn listen(&mut self) -> SocketAddr {

@@ -1,1 +1,481 @@
-//! The docker driver.
+//! The docker driver: containers made by a Docker Engine, or by Podman through
+//! its compatible socket.
+//!
+//! Owns: requests to the engine and their limits, create bodies, images and
+//! their pulls, the event stream, removal of what failed starts left, the
+//! choice of networks. Called by: `server` (open), `hot` through the `Driver`
+//! trait, `cli` (images). Blocks on: the engine, each request with a limit
+//! from the one table in `engine`; the event stream, ended by `close`.
+//! Does not: know calls, queues, sockets of functions, or when to do what.
+
+mod auth;
+mod containers;
+mod create;
+mod discard;
+mod engine;
+mod events;
+mod exits;
+mod images;
+mod name;
+mod networks;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_fake;
+mod transport;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+pub use auth::{AuthError, Credentials, Registries};
+pub use create::{IofsError, LABEL_INSTANCE, LABEL_STORE};
+pub use engine::{AddressError, Engine, EngineError, Fault, Op, Version};
+pub use images::{ImageRow, Images};
+pub use name::{ImageName, NameError};
+
+use crate::call::LaunchError;
+use crate::config::DockerConfig;
+use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
+use crate::model::Id;
+use crate::pool::{SpawnError, Thread, spawn};
+use containers::{Listed, State, passing};
+use create::{Host, Plan, iofs_source};
+use discard::{Discard, Discarder};
+use engine::{Ask, pair};
+use events::Events;
+use exits::Exits;
+use networks::Networks;
+
+/// The oldest engine that has what create bodies ask for.
+const OLDEST: (u32, u32) = (17, 10);
+/// A removal asked for by the pool.
+const REMOVE_WITHIN: Duration = Duration::from_secs(60);
+/// Leftovers removed at the same time.
+const RECLAIM_THREADS: usize = 4;
+/// The exit status told for a container that we killed.
+const KILLED: i64 = 137;
+
+/// Whose containers these are, and where their socket folders lie.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The store's id: the same over restarts of the server.
+    pub store_id: Id,
+    /// This process's id.
+    pub instance_id: Id,
+    /// Parent of the socket folders as this process sees it.
+    pub iofs: PathBuf,
+    /// The same as the engine sees it (`FN_IOFS_DOCKER_PATH`): a path on the
+    /// engine's host or, without a slash, the name of a volume, whose place
+    /// there is asked of the engine.
+    pub iofs_docker: Option<String>,
+}
+
+/// The driver could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerOpenError {
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("docker version is too old. Required: 17.10.0-ce Found: {found}")]
+    TooOld { found: String },
+    #[error("FN_DOCKER_AUTH: {0}")]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Iofs(#[from] IofsError),
+    #[error("volume '{volume}' (FN_IOFS_DOCKER_PATH) has no place on the engine's host")]
+    Volume { volume: String },
+    #[error("cannot read docker images from {}: {source}", path.display())]
+    LoadFile { path: PathBuf, source: std::io::Error },
+    #[error("cannot load docker images in {}: {source}", path.display())]
+    Load { path: PathBuf, source: EngineError },
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Docker {
+    shared: Arc<Shared>,
+    describe: String,
+    /// Both `None` once closed.
+    events: Mutex<Option<Events>>,
+    discarder: Mutex<Option<Discarder>>,
+}
+
+/// What the driver's own threads need too.
+#[derive(Debug)]
+struct Shared {
+    engine: Arc<Engine>,
+    images: Images,
+    exits: Arc<Exits>,
+    networks: Networks,
+    config: DockerConfig,
+    identity: Identity,
+    /// The engine's view of `identity.iofs`, where it differs.
+    engine_iofs: Option<PathBuf>,
+    host: Host,
+    hostname: String,
+}
+
+/// `GET /info`, as far as it matters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Info {
+    server_version: String,
+    cgroup_version: String,
+    warnings: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Volume {
+    #[serde(default)]
+    mountpoint: String,
+}
+
+/// Connects for the image commands only: no event thread, no labels.
+///
+/// # Errors
+/// See [`DockerOpenError`].
+pub fn open_images(config: &DockerConfig) -> Result<Images, DockerOpenError> {
+    let mut engine = Engine::new(&config.host)?;
+    let version = engine.negotiate()?;
+    check_age(&version)?;
+    let registries = Registries::load(config.auth.as_deref(), &config.auth_files)?;
+    Ok(Images::new(Arc::new(engine), registries, config.allow_volume))
+}
+
+fn check_age(version: &Version) -> Result<(), DockerOpenError> {
+    // Podman counts its own versions; a version without numbers is a build of
+    // somebody's own and is let through, as the original does.
+    match pair(&version.version) {
+        Some(found) if found < OLDEST && !version.is_podman() => Err(DockerOpenError::TooOld { found: version.version.clone() }),
+        _ => Ok(()),
+    }
+}
+
+impl Docker {
+    /// Connects, checks the engine, loads `FN_DOCKER_LOAD_FILE`, starts the
+    /// event thread.
+    ///
+    /// # Errors
+    /// See [`DockerOpenError`]; nothing is left running.
+    pub fn open(config: &DockerConfig, identity: &Identity) -> Result<Docker, DockerOpenError> {
+        let mut engine = Engine::new(&config.host)?;
+        let version = engine.negotiate()?;
+        check_age(&version)?;
+        let engine = Arc::new(engine);
+        let info: Info = engine.ask(&Ask::new(Op::Info, engine.address(), "GET", "/info".to_owned()))?.json()?;
+        for warning in info.warnings.iter().flatten() {
+            log::info!("engine: {}", engine::clean(warning));
+        }
+        let engine_iofs = match identity.iofs_docker.as_deref() {
+            None | Some("") => None,
+            Some(path) if path.contains('/') => Some(PathBuf::from(path)),
+            Some(volume) => Some(volume_place(&engine, volume)?),
+        };
+        // A parent that cannot be named is told now, not at the first call.
+        iofs_source(&identity.iofs, &identity.iofs, engine_iofs.as_deref())?;
+        let registries = Registries::load(config.auth.as_deref(), &config.auth_files)?;
+        let images = Images::new(engine.clone(), registries, config.allow_volume);
+        if let Some(path) = &config.load_file {
+            load_file(&images, path)?;
+        }
+        let kind = if version.is_podman() { "podman" } else { "docker" };
+        let describe = format!("{kind} {} (API {}, cgroup v{}) at {}", info.server_version, version.api_version, info.cgroup_version, engine.address());
+        let exits = Arc::new(Exits::default());
+        let shared = Arc::new(Shared {
+            images,
+            exits: exits.clone(),
+            networks: Networks::new(config.networks.clone()),
+            config: config.clone(),
+            identity: identity.clone(),
+            engine_iofs,
+            // Engines before 20.10 do not say: version 1.
+            host: Host { swappiness: info.cgroup_version != "2" },
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            engine: engine.clone(),
+        });
+        let discarder = Discarder::start(engine.clone())?;
+        let events = Events::start(engine, exits, identity.store_id.to_string())?;
+        Ok(Docker { shared, describe, events: Mutex::new(Some(events)), discarder: Mutex::new(Some(discarder)) })
+    }
+
+    /// The engine's images.
+    pub fn images(&self) -> &Images {
+        &self.shared.images
+    }
+
+    /// Hands a container to the thread that removes what nobody owns.
+    fn discard(&self, container: &str, exists: bool) {
+        match &*self.discarder.lock() {
+            Some(discarder) => discarder.take(Discard { container: container.to_owned(), exists }),
+            None => log::error!("container {container} is left behind: the driver is closed; the next start removes it"),
+        }
+    }
+
+    /// Makes the container. What an unclear failure may have made is discarded.
+    fn create(&self, spec: &ContainerSpec, until: Instant) -> Result<String, EngineOrIofs> {
+        let shared = &*self.shared;
+        let source = iofs_source(&spec.iofs, &shared.identity.iofs, shared.engine_iofs.as_deref())?;
+        let network = if spec.no_network { Some("none") } else { shared.networks.assign(&spec.id) };
+        let plan = Plan { spec, config: &shared.config, identity: &shared.identity, host: shared.host, iofs_source: &source, network, hostname: &shared.hostname };
+        let malformed = |e: serde_json::Error| EngineError::new(Op::Create, &spec.id, Fault::Malformed { what: e.to_string() });
+        let body = plan.body().map_err(malformed)?;
+        let created = shared.engine.create(&spec.id, &body, left(until));
+        if let Err(error) = &created {
+            let unclear = match &error.fault {
+                Fault::Away { .. } => false,
+                Fault::Timeout { .. } | Fault::Broken { .. } | Fault::Malformed { .. } => true,
+                // The name is ours alone: a container that has it is the fruit
+                // of an earlier, lost answer.
+                Fault::Status { code, .. } => *code == 409 || *code >= 500,
+            };
+            if unclear {
+                self.discard(&spec.id, false);
+            }
+        }
+        Ok(created?)
+    }
+
+    /// Create, where the image may have gone since it was last seen. Also
+    /// returns until when the start must be done.
+    fn create_with_image(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<(String, Instant), LaunchError> {
+        let images = &self.shared.images;
+        images.ensure(&spec.image, budget.pull_until)?;
+        let until = Instant::now() + budget.start_within;
+        match self.create(spec, until) {
+            Err(EngineOrIofs::Engine(error)) if error.is_gone() && error.message().contains("No such image") => {
+                images.forget(&spec.image);
+                images.ensure(&spec.image, budget.pull_until)?;
+                let until = Instant::now() + budget.start_within;
+                self.create(spec, until).map(|id| (id, until)).map_err(EngineOrIofs::launch_error)
+            }
+            done => done.map(|id| (id, until)).map_err(EngineOrIofs::launch_error),
+        }
+    }
+
+    fn freezer(&self, engine_id: &str, state: &State) -> Option<Freezer> {
+        match Freezer::find(state.pid()?, engine_id) {
+            Ok(freezer) => Some(freezer),
+            Err(e) => {
+                log::debug!("container {engine_id}: frozen through the engine: {e}");
+                None
+            }
+        }
+    }
+}
+
+/// Either way a create can fail.
+#[derive(Debug, thiserror::Error)]
+enum EngineOrIofs {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Iofs(#[from] IofsError),
+}
+
+impl EngineOrIofs {
+    fn launch_error(self) -> LaunchError {
+        match self {
+            EngineOrIofs::Engine(error) => launch_error(&error),
+            EngineOrIofs::Iofs(error) => LaunchError::Iofs { text: error.to_string() },
+        }
+    }
+}
+
+/// A created container that has not come up yet: dropped, it is discarded.
+struct Unfinished<'a> {
+    docker: &'a Docker,
+    name: &'a str,
+    engine_id: &'a str,
+    done: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.docker.shared.exits.cancel(self.engine_id);
+            self.docker.shared.networks.release(self.name);
+            self.docker.discard(self.engine_id, true);
+        }
+    }
+}
+
+impl Driver for Docker {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    fn describe(&self) -> String {
+        self.describe.clone()
+    }
+
+    fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
+        let shared = &*self.shared;
+        let begun = Instant::now();
+        let (engine_id, until) = self.create_with_image(spec, budget).inspect_err(|_| shared.networks.release(&spec.id))?;
+        let created = Instant::now();
+        // Registered before it runs, so that no end goes unseen.
+        shared.exits.register(&engine_id, exit);
+        let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
+        shared.engine.start(&engine_id, left(until)).map_err(|e| launch_error(&e))?;
+        let started = Instant::now();
+        let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;
+        unfinished.done = true;
+        log::debug!(
+            "container {}: image and create {} ms, start {} ms, inspect {} ms",
+            spec.id,
+            (created - begun).as_millis(),
+            (started - created).as_millis(),
+            started.elapsed().as_millis()
+        );
+        if !state.running {
+            shared.exits.ended(&engine_id, state.exit_code, state.oom_killed);
+        }
+        let freezer = self.freezer(&engine_id, &state);
+        Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, engine_id: engine_id.clone() })
+    }
+
+    fn freeze(&self, instance: &Instance) -> Result<(), DriverError> {
+        match &instance.freezer {
+            Some(freezer) => freezer.freeze().map_err(|e| failed("freeze", instance, &e)),
+            None => self.shared.engine.pause_container(&instance.engine_id).map_err(|e| failed("freeze", instance, &e)),
+        }
+    }
+
+    fn thaw(&self, instance: &Instance) -> Result<(), DriverError> {
+        match &instance.freezer {
+            Some(freezer) => freezer.thaw().map_err(|e| failed("thaw", instance, &e)),
+            None => self.shared.engine.unpause_container(&instance.engine_id).map_err(|e| failed("thaw", instance, &e)),
+        }
+    }
+
+    fn remove(&self, instance: &Instance) -> Result<(), DriverError> {
+        let shared = &*self.shared;
+        shared.exits.note_removal(&instance.engine_id);
+        if let Some(freezer) = &instance.freezer {
+            // A frozen process cannot be killed. Fails when it has ended.
+            let _ = freezer.thaw();
+        }
+        let removed = shared.engine.remove(&instance.engine_id, REMOVE_WITHIN);
+        shared.networks.release(&instance.id);
+        match removed {
+            Ok(()) => {
+                // The event may still be on its way; it will find nobody left.
+                shared.exits.ended(&instance.engine_id, KILLED, false);
+                Ok(())
+            }
+            Err(e) => {
+                self.discard(&instance.engine_id, true);
+                Err(failed("remove", instance, &e))
+            }
+        }
+    }
+
+    fn reclaim(&self) -> Result<usize, DriverError> {
+        let shared = &self.shared;
+        let (store, instance) = (shared.identity.store_id.to_string(), shared.identity.instance_id.to_string());
+        let trouble = |text: String| DriverError { verb: "reclaim", id: store.clone(), text };
+        let mut left = shared.engine.list_store(&store).map_err(|e| trouble(e.to_string()))?;
+        left.retain(|c| c.instance() != Some(&instance));
+        let (count, left) = (left.len(), Arc::new(Mutex::new(left)));
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let workers: Vec<Thread> = (0..RECLAIM_THREADS.min(count))
+            .map(|n| {
+                let (shared, left, failures) = (shared.clone(), left.clone(), failures.clone());
+                spawn(format!("docker-reclaim-{n}"), move || {
+                    loop {
+                        // Taken in a statement of its own: no lock while it is removed.
+                        let next = left.lock().pop();
+                        let Some(container) = next else { return };
+                        if let Err(e) = shared.remove_leftover(&container) {
+                            failures.lock().push(e.to_string());
+                        }
+                    }
+                })
+            })
+            .collect::<Result<_, _>>()
+            .map_err(|e| trouble(e.to_string()))?;
+        workers.into_iter().for_each(Thread::join);
+        let failures = failures.lock();
+        if failures.is_empty() { Ok(count) } else { Err(trouble(failures.join("; "))) }
+    }
+
+    fn close(&self) {
+        // The discarder first: it still needs the engine's patience.
+        let discarder = self.discarder.lock().take();
+        if let Some(discarder) = discarder {
+            discarder.join();
+        }
+        self.shared.engine.stop.fire();
+        let events = self.events.lock().take();
+        if let Some(events) = events {
+            events.join();
+        }
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    /// A container of an earlier run, perhaps frozen by its cgroup, of which
+    /// the engine knows nothing and which its kill would wait for in vain.
+    fn remove_leftover(&self, container: &Listed) -> Result<(), EngineError> {
+        match self.engine.inspect(&container.id) {
+            Ok(state) => {
+                if let Some(Ok(freezer)) = state.pid().map(|pid| Freezer::find(pid, &container.id)) {
+                    let _ = freezer.thaw();
+                }
+            }
+            Err(e) if e.is_gone() => return Ok(()),
+            Err(e) if passing(&e) => return Err(e),
+            // Odd words about its state do not keep it.
+            Err(e) => log::warn!("{e}"),
+        }
+        self.engine.remove(&container.id, REMOVE_WITHIN)
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+fn failed(verb: &'static str, instance: &Instance, error: &dyn std::error::Error) -> DriverError {
+    DriverError { verb, id: instance.id.clone(), text: error.to_string() }
+}
+
+/// What a waiting caller is told about a failed step.
+fn launch_error(error: &EngineError) -> LaunchError {
+    let (step, text) = (error.op.name(), error.fault.to_string());
+    match error.fault {
+        Fault::Away { .. } | Fault::Timeout { .. } | Fault::Broken { .. } => LaunchError::EngineAway { step, text },
+        Fault::Status { .. } | Fault::Malformed { .. } => LaunchError::Engine { step, text },
+    }
+}
+
+/// Where a volume lies on the engine's host. (Mounting a folder inside a
+/// volume needs API 1.45; its path there works with every engine.)
+fn volume_place(engine: &Engine, volume: &str) -> Result<PathBuf, DockerOpenError> {
+    let found: Volume = engine.ask_until(&Ask::new(Op::InspectVolume, volume, "GET", format!("/volumes/{}", name::encode(volume, false))), passing)?.json()?;
+    if found.mountpoint.starts_with('/') { Ok(PathBuf::from(found.mountpoint)) } else { Err(DockerOpenError::Volume { volume: volume.to_owned() }) }
+}
+
+fn load_file(images: &Images, path: &Path) -> Result<(), DockerOpenError> {
+    let mut file = File::open(path).map_err(|source| DockerOpenError::LoadFile { path: path.to_owned(), source })?;
+    let words = images.load(&mut file).map_err(|source| DockerOpenError::Load { path: path.to_owned(), source })?;
+    log::info!("{}: {}", path.display(), words.join("; "));
+    Ok(())
+}

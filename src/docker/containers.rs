@@ -1,0 +1,194 @@
+//! The verbs on containers, each one request; answers in small structs.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::create::{LABEL_INSTANCE, LABEL_STORE};
+use super::engine::{Ask, Engine, EngineError, Fault, Op};
+use super::name::encode;
+
+/// `State` of an inspected container. Every field may be missing: engines add
+/// and drop them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct State {
+    pub(super) status: String,
+    pub(super) running: bool,
+    pub(super) paused: bool,
+    #[serde(rename = "OOMKilled")]
+    pub(super) oom_killed: bool,
+    pub(super) pid: i64,
+    pub(super) exit_code: i64,
+}
+
+impl State {
+    /// The process of a running container.
+    pub(super) fn pid(&self) -> Option<u32> {
+        u32::try_from(self.pid).ok().filter(|pid| *pid != 0 && self.running)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    state: State,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    id: String,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+}
+
+/// One row of the engine's list.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Listed {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) state: String,
+    #[serde(default)]
+    pub(super) labels: Option<HashMap<String, String>>,
+}
+
+impl Listed {
+    pub(super) fn instance(&self) -> Option<&str> {
+        self.labels.as_ref()?.get(LABEL_INSTANCE).map(String::as_str)
+    }
+
+    /// Its process has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state.as_str(), "exited" | "dead" | "stopped")
+    }
+}
+
+/// The engine could not be reached, or dropped the line: asking again what
+/// changes nothing (or is already done) is harmless.
+pub(super) fn passing(error: &EngineError) -> bool {
+    match &error.fault {
+        Fault::Away { .. } | Fault::Broken { .. } => true,
+        Fault::Status { code, .. } => *code == 503,
+        Fault::Timeout { .. } | Fault::Malformed { .. } => false,
+    }
+}
+
+/// A filter as the engine takes it in a query.
+pub(super) fn filters(value: &serde_json::Value) -> String {
+    encode(&value.to_string(), false)
+}
+
+impl Engine {
+    /// Makes a container and returns the engine's id of it. Never repeated: a
+    /// broken exchange may have made it (its name tells).
+    pub(super) fn create(&self, name: &str, body: &serde_json::Value, within: Duration) -> Result<String, EngineError> {
+        let mut ask = Ask::new(Op::Create, name, "POST", format!("/containers/create?name={}", encode(name, false))).within(within);
+        ask.json = Some(body.to_string().into_bytes());
+        let created: Created = self.ask(&ask)?.json()?;
+        for warning in created.warnings.iter().flatten() {
+            log::warn!("container {name}: {}", super::engine::clean(warning));
+        }
+        if created.id.is_empty() || !created.id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(EngineError::new(Op::Create, name, Fault::Malformed { what: "the new container's id is not one".to_owned() }));
+        }
+        Ok(created.id)
+    }
+
+    pub(super) fn start(&self, id: &str, within: Duration) -> Result<(), EngineError> {
+        self.ask(&Ask::new(Op::Start, id, "POST", path(id, "/start")).within(within)).map(drop)
+    }
+
+    pub(super) fn inspect(&self, id: &str) -> Result<State, EngineError> {
+        let inspected: Inspected = self.ask_until(&Ask::new(Op::Inspect, id, "GET", path(id, "/json")), passing)?.json()?;
+        Ok(inspected.state)
+    }
+
+    /// The same for the event thread, which others wait for.
+    pub(super) fn inspect_soon(&self, id: &str) -> Result<State, EngineError> {
+        let inspected: Inspected = self.ask(&Ask::new(Op::Inspect, id, "GET", path(id, "/json")).within(Duration::from_secs(5)))?.json()?;
+        Ok(inspected.state)
+    }
+
+    /// The engine's pause. Its flag lags behind the truth (a pause soon after
+    /// an unpause is told "already paused"), so that answer is not believed at
+    /// once, and in the end the container's state decides.
+    pub(super) fn pause_container(&self, id: &str) -> Result<(), EngineError> {
+        self.turn(Op::Pause, id, "/pause", true)
+    }
+
+    /// The engine's unpause, with the same doubt.
+    pub(super) fn unpause_container(&self, id: &str) -> Result<(), EngineError> {
+        self.turn(Op::Unpause, id, "/unpause", false)
+    }
+
+    fn turn(&self, op: Op, id: &str, verb: &str, paused: bool) -> Result<(), EngineError> {
+        let lags = |e: &EngineError| passing(e) || matches!(e.status(), Some(409 | 500));
+        match self.ask_until(&Ask::new(op, id, "POST", path(id, verb)), lags) {
+            Ok(_) => Ok(()),
+            Err(error) if error.status().is_some() && !error.is_gone() => match self.inspect(id) {
+                Ok(state) if state.running && state.paused == paused => Ok(()),
+                Ok(_) | Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Kills and removes with its volumes, and returns when it is gone.
+    pub(super) fn remove(&self, id: &str, within: Duration) -> Result<(), EngineError> {
+        self.remove_known(id, within).map(drop)
+    }
+
+    /// The same; false when there was no such container.
+    pub(super) fn remove_known(&self, id: &str, within: Duration) -> Result<bool, EngineError> {
+        // 409: another removal is under way; 500: the engine lost a race with
+        // the container's own end, or a mount is still busy.
+        let ends = |e: &EngineError| passing(e) || matches!(e.status(), Some(409 | 500));
+        let ask = Ask::new(Op::Remove, id, "DELETE", format!("/containers/{}?force=1&v=1", encode(id, false))).within(within);
+        match self.ask_until(&ask, ends) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_gone() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All containers, running or not, with every one of these labels.
+    pub(super) fn list_labelled(&self, labels: &[(&str, &str)]) -> Result<Vec<Listed>, EngineError> {
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let target = format!("/containers/json?all=1&filters={}", filters(&json!({ "label": wanted })));
+        self.ask_until(&Ask::new(Op::List, "containers", "GET", target), passing)?.json()
+    }
+
+    /// All containers of a store.
+    pub(super) fn list_store(&self, store: &str) -> Result<Vec<Listed>, EngineError> {
+        self.list_labelled(&[(LABEL_STORE, store)])
+    }
+}
+
+fn path(id: &str, verb: &str) -> String {
+    format!("/containers/{}{verb}", encode(id, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_with_missing_and_odd_fields() {
+        let state = |text: &str| serde_json::from_str::<Inspected>(text).expect("parses").state;
+        assert_eq!(state(r#"{"State":{}}"#).pid(), None);
+        assert_eq!(state(r#"{"State":{"Running":true,"Pid":7}}"#).pid(), Some(7));
+        assert_eq!(state(r#"{"State":{"Running":false,"Pid":7}}"#).pid(), None);
+        assert_eq!(state(r#"{"State":{"Running":true,"Pid":-1}}"#).pid(), None);
+        let dead = state(r#"{"Id":"x","State":{"Status":"exited","OOMKilled":true,"ExitCode":137,"New":[]}}"#);
+        assert!(dead.oom_killed && dead.exit_code == 137);
+    }
+
+    #[test]
+    fn filters_are_encoded() {
+        assert_eq!(filters(&json!({"label": ["a=b c"]})), "%7B%22label%22%3A%5B%22a%3Db%20c%22%5D%7D");
+    }
+}
