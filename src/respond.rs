@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 
 use crate::call::{CallError, LaunchError};
+use crate::model::ModelError;
 
 /// What the client is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,4 +93,68 @@ fn launch_answer(error: &LaunchError) -> Answer {
         LaunchError::Iofs { text } => Answer::new(500, format!("internal server error: the socket folder could not be made: {text}")),
         LaunchError::CalledOff { .. } => Answer::new(503, BUSY).retry(15),
     }
+}
+
+/// The answer to a refused management request (spec http-api §2.1).
+pub fn model_answer(error: &ModelError) -> Answer {
+    use ModelError as E;
+    let (status, text) = match error {
+        E::InvalidJson => (400, "Invalid JSON"),
+        E::InvalidCursor => (400, "Invalid cursor: pass next_cursor of the previous page, or none"),
+
+        E::AppMissingName => (400, "Missing Name"),
+        E::AppIdProvided => (400, "App ID cannot be supplied on create"),
+        E::AppIdMismatch => (400, "App ID in path does not match ID in body"),
+        E::AppNameTooLong => (400, "App name must be 255 characters or less"),
+        E::AppNameInvalid => (400, "Invalid app name"),
+        E::AppExists => (409, "App already exists"),
+        E::AppNameImmutable => (409, "Could not update - name is immutable"),
+        E::AppNotFound => (404, "App not found"),
+        E::AppShapeInvalid => (400, "Invalid app shape"),
+        E::SyslogInvalid { url, reason } => return Answer::new(400, format!("invalid syslog url: {url:?} {reason}")),
+
+        E::FnMissingApp => (400, "Missing AppID on Fn"),
+        E::FnMissingName => (400, "Missing Fn name"),
+        E::FnNameTooLong => (400, "Fn name must be 255 characters or less"),
+        E::FnNameInvalid => (400, "name must be a valid string"),
+        E::FnMissingImage => (400, "Missing image on Fn"),
+        E::FnTimeoutRange => (400, "timeout value is out of range, must be between 0 and 300"),
+        E::FnIdleTimeoutRange => (400, "idle_timeout value is out of range, must be between 0 and 3600"),
+        E::FnMemoryRange => (400, "memory value is out of range. It should be between 0 and 8192"),
+        E::FnIdProvided => (400, "ID cannot be provided for Fn creation"),
+        E::FnIdMismatch => (400, "Fn ID in path does not match that in body"),
+        E::FnExists => (409, "Fn with specified name already exists"),
+        E::FnNotFound => (404, "Fn not found"),
+
+        E::TriggerMissingApp => (400, "Missing App ID on Trigger"),
+        E::TriggerMissingName => (400, "Missing name on Trigger"),
+        E::TriggerNameTooLong => (400, "Trigger name must be 255 characters or less"),
+        E::TriggerNameInvalid => (400, "Invalid name for Trigger"),
+        E::TriggerMissingFn => (400, "Missing Fn ID on Trigger"),
+        E::TriggerFnWrongApp => (400, "Invalid Fn ID - not owned by specified app"),
+        E::TriggerAppImmutable => (400, "Invalid App ID - a trigger cannot move to another app"),
+        E::TriggerType => (400, "Trigger Type Not Supported"),
+        E::TriggerMissingSource => (400, "Missing Trigger Source"),
+        E::TriggerSourcePrefix => (400, "Missing Trigger Source Prefix '/'"),
+        E::TriggerIdProvided => (400, "ID cannot be provided for Trigger creation"),
+        E::TriggerCreatedProvided => (400, "Trigger Created At Provided for Create"),
+        // The original's text, slip included: clients may match on it.
+        E::TriggerUpdatedProvided => (400, "Trigger ID Provided for Create"),
+        E::TriggerIdMismatch => (400, "ID in path does not match ID in body"),
+        E::TriggerExists => (409, "Trigger already exists"),
+        E::TriggerSourceExists => (409, "Trigger with the same type and source exists on this app"),
+        E::TriggerNotFound => (404, "Trigger not found"),
+
+        E::AnnotationKey => (400, "Invalid annotation key, annotation keys must be non-empty ascii strings excluding whitespace"),
+        E::AnnotationKeyLength => (400, "Invalid annotation key length, annotation keys may not be larger than 128 bytes"),
+        E::AnnotationValue => (400, "Invalid annotation value, annotation values may only be non-empty strings, numbers, objects, or arrays"),
+        E::AnnotationValueLength => (400, "Invalid annotation value length, annotation values may not be larger than 512 bytes when serialized as JSON"),
+        E::AnnotationCount => (400, "Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)"),
+
+        E::ConfigKeyEmpty => (400, "Invalid config, keys must not be empty"),
+        E::ConfigKeyInvalid { key } => return Answer::new(400, format!("Invalid config key {key:?}, keys become environment variables and must not contain '=' or NUL")),
+        E::ConfigValueNul { key } => return Answer::new(400, format!("Invalid config value of {key:?}, values become environment variables and must not contain NUL")),
+        E::ConfigTooLong { key } => return Answer::new(400, format!("Invalid config entry {key:?}, key and value together may not be larger than 131070 bytes")),
+    };
+    Answer::new(status, text)
 }

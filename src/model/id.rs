@@ -28,6 +28,9 @@ thread_local! {
 }
 
 impl Id {
+    /// The lowest id, for the start of a range.
+    pub const MIN: Id = Id([b'0'; 26]);
+
     /// A new id. Ids made by one thread are strictly increasing in text order;
     /// ids of different threads differ by 80 random bits.
     pub fn new() -> Id {

@@ -3,39 +3,78 @@
 //!
 //! Owns: the database file, its lock, the snapshot pointer. Called by: `api`
 //! (reads, writes), `edge` (snapshot look-ups). Blocks on: SQLite, on writes
-//! only. Does not: validate (that is `model`), know HTTP.
+//! only. Does not: know the rules of single fields (that is `model`), know
+//! HTTP.
+//!
+//! ```text
+//! write: one mutex → checks against the snapshot → commit → new snapshot swapped in
+//! read:  one atomic load of the snapshot
+//! ```
+//! INVARIANT: the snapshot never shows what is not committed, and shows what is
+//! before the writer is told. All checks across resources (names taken, apps
+//! missing) are made against it under the writer's mutex; the tables' own
+//! constraints are the second line.
 
+mod error;
+mod lock;
+mod snapshot;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use error::{StoreError, WriteError};
+pub use snapshot::{Snapshot, Target};
+
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{App, Fn, FnSpec, Id};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
-/// A function with its app and its derived run configuration.
-#[derive(Debug)]
-pub struct Target {
-    pub app: Arc<App>,
-    pub function: Arc<Fn>,
-    pub spec: Arc<FnSpec>,
+use crate::model::Id;
+use lock::FileLock;
+use sqlite::Database;
+
+/// The open store.
+pub struct Store {
+    snapshot: ArcSwap<Snapshot>,
+    writer: Mutex<Database>,
+    id: Id,
+    /// Below the database: it is let go of when the file is closed.
+    _lock: FileLock,
 }
 
-/// Everything the hot path reads, as of the last committed write.
-#[derive(Debug, Default)]
-pub struct Snapshot {}
+impl Store {
+    /// Opens the database at `path`, or makes it, with its folder. A database
+    /// of the original server (`fn.db`) is taken as it is.
+    ///
+    /// # Errors
+    /// When another server has it open, when it is damaged or of a newer
+    /// version, when a row cannot be read. The file is named in each.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        let lock = FileLock::take(path)?;
+        let mut database = Database::open(path)?;
+        let id = database.store_id()?;
+        let snapshot = database.load()?;
+        Ok(Store { snapshot: ArcSwap::from_pointee(snapshot), writer: Mutex::new(database), id, _lock: lock })
+    }
 
-impl Snapshot {
-    /// The function with this id.
-    pub fn target(&self, fn_id: &Id) -> Option<&Arc<Target>> {
-        let _ = fn_id;
-        None
+    /// A random id made with the database: what tells this store's containers
+    /// from another's on the same engine.
+    pub fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// The current snapshot: one atomic load.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
     }
 }
 
-/// The open store.
-#[derive(Debug)]
-pub struct Store {}
-
-impl Store {
-    /// The current snapshot: one atomic load.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::default()
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("id", &self.id).finish_non_exhaustive()
     }
 }
