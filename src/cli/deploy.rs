@@ -106,7 +106,9 @@ fn image_name(app: &str, name: &str, file: &FuncFile) -> Result<String, CliError
             && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(b))
             && !["..", ".-", "-.", "_.", "._", "-_", "_-", "___"].iter().any(|bad| part.contains(bad))
     };
-    let tag_ok = tag.len() <= 128 && tag.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_') && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let tag_ok = tag.len() <= 128
+        && tag.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     // A given image may name a registry with a port, or a digest: the engine judges it.
     if file.image.is_none() && !(path.split('/').all(part_ok) && tag_ok) {
         return Err(CliError::ImageName { name: image });
@@ -138,7 +140,8 @@ fn load(engine: &Images, image: &str, file: &FuncFile, files: Files) -> Result<(
     if let Some(program) = if entrypoint.is_empty() { cmd.first_mut() } else { entrypoint.first_mut() } {
         *program = in_home(program, &files.entries);
     }
-    let spec = ImageSpec { name: image.to_owned(), entrypoint, cmd, env: vec!["PATH=/usr/local/bin:/usr/bin:/bin".to_owned()], working_dir: format!("/{HOME}") };
+    let spec =
+        ImageSpec { name: image.to_owned(), entrypoint, cmd, env: vec!["PATH=/usr/local/bin:/usr/bin:/bin".to_owned()], working_dir: format!("/{HOME}") };
     let mut layer = image::scratch()?;
     let archive = BufWriter::new(image::scratch()?);
     let (new_id, archive) = image::write_image(&spec, &files.entries, &mut layer, archive)?;

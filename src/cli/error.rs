@@ -37,7 +37,9 @@ pub enum CliError {
     Archive(#[from] ArchiveError),
     #[error("{} is not a folder", folder.display())]
     NoFolder { folder: PathBuf },
-    #[error("'{name}' cannot name an image: use lower-case letters, digits, '.', '_' and '-' in the names of app and function and in the version, or give `image:` in func.yaml")]
+    #[error(
+        "'{name}' cannot name an image: use lower-case letters, digits, '.', '_' and '-' in the names of app and function and in the version, or give `image:` in func.yaml"
+    )]
     ImageName { name: String },
     #[error(
         "{} has no Dockerfile, and hob cannot build runtime '{runtime}' itself: add a Dockerfile (functions/hello-python shows one), \
@@ -69,7 +71,13 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             CliError::Refused { .. } | CliError::NotFound { .. } | CliError::CallFailed { .. } | CliError::CargoFailed { .. } => 1,
-            CliError::Engine(e) => if e.status().is_some() { 1 } else { 2 },
+            CliError::Engine(e) => {
+                if e.status().is_some() {
+                    1
+                } else {
+                    2
+                }
+            }
             CliError::Connect { .. }
             | CliError::Broken { .. }
             | CliError::Strange { .. }

@@ -138,7 +138,11 @@ impl Server {
     }
 
     pub(super) fn app(&self, name: &str) -> Result<Value, CliError> {
-        self.find_app(name)?.ok_or_else(|| CliError::NotFound { kind: "app", name: name.to_owned(), hint: format!("`hob apps list` shows them, `hob apps create {name}` makes it") })
+        self.find_app(name)?.ok_or_else(|| CliError::NotFound {
+            kind: "app",
+            name: name.to_owned(),
+            hint: format!("`hob apps list` shows them, `hob apps create {name}` makes it"),
+        })
     }
 
     /// The function of this name in an app, if there is one.
@@ -163,8 +167,14 @@ impl Server {
         let server = self.base.clone();
         let cause = error.to_string();
         match error {
-            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => CliError::Connect { server, cause },
-            ureq::Error::Io(e) if matches!(e.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) => CliError::Connect { server, cause },
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+                CliError::Connect { server, cause }
+            }
+            ureq::Error::Io(e)
+                if matches!(e.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) =>
+            {
+                CliError::Connect { server, cause }
+            }
             ureq::Error::Protocol(_) | ureq::Error::Http(_) => CliError::Strange { server, what: cause },
             _ => CliError::Broken { server, cause },
         }

@@ -328,7 +328,11 @@ mod tests {
         let layer = &files[manifest[0]["Layers"][0].as_str().expect("text")];
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hex(&Sha256::digest(layer))));
         assert_eq!(config["config"]["User"], "1000:1000");
-        let names: Vec<String> = tar::Archive::new(layer.as_slice()).entries().expect("tar").map(|e| e.expect("entry").path().expect("path").to_string_lossy().into_owned()).collect();
+        let names: Vec<String> = tar::Archive::new(layer.as_slice())
+            .entries()
+            .expect("tar")
+            .map(|e| e.expect("entry").path().expect("path").to_string_lossy().into_owned())
+            .collect();
         assert_eq!(names.len(), 4);
         assert!(names[1].len() > 200);
     }

@@ -42,7 +42,8 @@ fn load(file: &Path, json: bool) -> Result<Output, CliError> {
         progress(&format!("loading {} ({mib} MiB)", file.display()));
         engine.load(&mut opened)?
     };
-    let names: Vec<&str> = words.iter().filter_map(|w| w.trim().strip_prefix("Loaded image: ").or_else(|| w.trim().strip_prefix("Loaded image ID: "))).collect();
+    let names: Vec<&str> =
+        words.iter().filter_map(|w| w.trim().strip_prefix("Loaded image: ").or_else(|| w.trim().strip_prefix("Loaded image ID: "))).collect();
     Ok(Output::Text(if json { format!("{}\n", json!({ "loaded": names })) } else { words.iter().map(|w| format!("{}\n", w.trim())).collect() }))
 }
 

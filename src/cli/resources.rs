@@ -136,7 +136,9 @@ pub(super) fn triggers(server: &Server, command: &Triggers, json: bool) -> Resul
                 path += &format!("&fn_id={}", encode(id(&server.function(&app, function)?)));
             }
             let items = server.list(&path)?;
-            Ok(list(&items, json, &["NAME", "SOURCE", "ID", "ENDPOINT"], |t| vec![text(t, "name").to_owned(), text(t, "source").to_owned(), id(t).to_owned(), trigger_endpoint(t)]))
+            Ok(list(&items, json, &["NAME", "SOURCE", "ID", "ENDPOINT"], |t| {
+                vec![text(t, "name").to_owned(), text(t, "source").to_owned(), id(t).to_owned(), trigger_endpoint(t)]
+            }))
         }
         Triggers::Inspect { app, function, trigger } => Ok(show(&find(server, app, function, trigger)?, json)),
         Triggers::Delete { app, function, trigger } => {

@@ -3,7 +3,8 @@
 /// Rows under a head. Line breaks and control characters in cells become `?`.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let clean = |cell: &str| -> String { cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect() };
-    let lines: Vec<Vec<String>> = std::iter::once(head.iter().map(|h| (*h).to_owned()).collect()).chain(rows.iter().map(|row| row.iter().map(|c| clean(c)).collect())).collect();
+    let lines: Vec<Vec<String>> =
+        std::iter::once(head.iter().map(|h| (*h).to_owned()).collect()).chain(rows.iter().map(|row| row.iter().map(|c| clean(c)).collect())).collect();
     let width = |column: usize| lines.iter().filter_map(|l| l.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let mut out = String::new();

