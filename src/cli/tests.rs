@@ -30,7 +30,7 @@ impl Fake {
                 request.as_reader().read_to_string(&mut body).expect("text");
                 let token = request.headers().iter().find(|h| h.field.equiv("Authorization")).map(|h| format!(" [{}]", h.value)).unwrap_or_default();
                 log.lock().push(format!("{} {} {body}{token}", request.method(), request.url()).trim_end().to_owned());
-                let (status, text) = answer(&mut stored, request.method().as_str(), &request.url().to_owned(), &body);
+                let (status, text) = answer(&mut stored, request.method().as_str(), request.url(), &body);
                 request.respond(tiny_http::Response::from_string(text).with_status_code(status)).expect("answered");
             }
         })
