@@ -9,6 +9,7 @@
 //! Does not: know calls, queues, sockets of functions, or when to do what.
 
 mod auth;
+mod build;
 mod containers;
 mod create;
 mod discard;

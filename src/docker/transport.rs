@@ -56,7 +56,7 @@ fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_wit
             fields.push(("Content-Type", "application/json"));
             RequestBody::Bytes(json)
         }
-        None if ask.op == Op::LoadImage => {
+        None if ask.op.sends_archive() => {
             fields.push(("Content-Type", "application/x-tar"));
             RequestBody::Reader { reader: body, len: None }
         }
@@ -91,7 +91,7 @@ fn tcp(agent: &ureq::Agent, ask: &Ask<'_>, url: &str, within: Duration, body: &m
         builder = builder.header(*name, value);
     }
     let malformed = |e: ureq::http::Error| EngineError::new(ask.op, ask.subject, Fault::Malformed { what: e.to_string() });
-    let result = if ask.op == Op::LoadImage {
+    let result = if ask.op.sends_archive() {
         let request = builder.header("Content-Type", "application/x-tar").body(ureq::SendBody::from_reader(body)).map_err(malformed)?;
         run_bounded(agent, request, within)
     } else if ask.method == "POST" {
