@@ -1,6 +1,7 @@
-//! One container. It has exactly one owner at any time and no lock inside;
-//! what others may look at (metrics, the caller that wants to know why it
-//! ended) is in its `Pulse`.
+//! One container. INVARIANT: it has exactly one owner at any time (a lane, the
+//! queue's stack, a lease), moves as a `Box` and has no lock inside. What others
+//! may look at (metrics, the caller that wants to know why it ended) is in its
+//! `Pulse`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -72,7 +72,7 @@ fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: I
     let (pulse, boot_exit) = Pulse::new(id, begun, Box::new(move || bell.ring()));
     pulse.become_(State::Creating);
     let folder = shared.iofs.create(id.as_str()).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
-    // Before the container starts, or its socket may appear unseen.
+    // INVARIANT: set up before the container starts, or its socket may appear unseen.
     let watch = shared.watcher.watch(&folder, SOCKET_NAME).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
     let start_timeout = shared.config.start_timeout.unwrap_or(FAR);
     let budget = StartBudget { pull_until: begun + shared.config.pull_timeout.unwrap_or(FAR), start_within: Duration::from_secs(60) };
@@ -145,7 +145,7 @@ pub(super) fn stop(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut container: 
         log::debug!("container {} of {} goes: {why}", container.id, queue.spec.fn_name);
         remove(&shared_job, &container.instance, &container.id);
         let pulse = container.pulse.clone();
-        // The reservation is back before the removal counts as complete.
+        // INVARIANT: the reservation is back before the removal counts as complete.
         drop(container);
         pulse.become_(State::Gone);
         queue.with(|inner| inner.slots.stopping -= 1);

@@ -1,4 +1,5 @@
-//! The states of a container and every legal move between them.
+//! The states of a container and every legal move between them. INVARIANT: no
+//! other move happens; each is checked where it is recorded (`Pulse::become_`).
 //!
 //! ```text
 //! Reserved → Creating → Booting → Idle ⇄ Busy        Idle → Freezing → Frozen → Thawing → Busy
