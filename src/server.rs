@@ -71,14 +71,23 @@ impl Server {
         let iofs_path = absolute(&config.iofs)?;
         let iofs = Iofs::open(&iofs_path)?;
         let identity = Identity { store_id: *store.id(), instance_id: Id::new(), iofs: iofs_path, iofs_docker: config.iofs_docker.clone() };
-        let driver: Arc<dyn Driver> = Arc::new(Docker::open(&config.docker, &identity).map_err(|e| format!("{e}\nhob needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?);
+        let driver: Arc<dyn Driver> = Arc::new(
+            Docker::open(&config.docker, &identity)
+                .map_err(|e| format!("{e}\nhob needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?,
+        );
         reclaim(&*driver, &iofs);
         let total = host::capacity(config.max_total_memory_bytes, config.max_total_cpu_mcpus)?;
         let hot = Hot::open(hot_config(config), driver.clone(), Tokens::new(total), iofs)?;
         let agent = Arc::new(Agent::new(config, hot)?);
         let socket = data.join("api.sock");
         let for_debug = agent.clone();
-        let api = Api::start(ApiOptions { store: store.clone(), socket: socket.clone(), public_url: config.public_url.clone(), threads: 4, debug_state: Some(Arc::new(move || for_debug.debug_state())) })?;
+        let api = Api::start(ApiOptions {
+            store: store.clone(),
+            socket: socket.clone(),
+            public_url: config.public_url.clone(),
+            threads: 4,
+            debug_state: Some(Arc::new(move || for_debug.debug_state())),
+        })?;
         let edge = Edge::start(config, agent.clone(), store.clone(), socket)?;
         announce(&edge, &*driver, total, &data, &store);
         Ok(Server { edge, api, agent, driver, store })
@@ -180,7 +189,12 @@ fn say(line: &str) {
 }
 
 fn log_to_stderr(config: &Config) {
-    let built = env_logger::Builder::new().filter_level(log::LevelFilter::Warn).filter_module("hob", config.log_level).format_timestamp_millis().format_target(false).try_init();
+    let built = env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Warn)
+        .filter_module("hob", config.log_level)
+        .format_timestamp_millis()
+        .format_target(false)
+        .try_init();
     if built.is_err() {
         log::debug!("logging is set up already");
     }

@@ -147,7 +147,14 @@ fn evict(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, missing: Need, now: Insta
             let age = now.saturating_duration_since(inner.last_used).as_secs_f64();
             let rate = if age > 60.0 { 0.0 } else { 1.0 / age.max(0.05) };
             for idle in inner.slots.idle() {
-                candidates.push(Candidate { queue: index, id: idle.item.id, need: idle.item.token.need(), idle_for: now.saturating_duration_since(idle.since), start_cost: inner.start_cost, rate });
+                candidates.push(Candidate {
+                    queue: index,
+                    id: idle.item.id,
+                    need: idle.item.token.need(),
+                    idle_for: now.saturating_duration_since(idle.since),
+                    start_cost: inner.start_cost,
+                    rate,
+                });
             }
         });
     }

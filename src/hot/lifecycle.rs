@@ -113,7 +113,13 @@ fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: I
     }
 }
 
-fn await_socket(shared: &Shared, watch: &crate::uds::listener::Watch, boot_exit: &crossbeam_channel::Receiver<crate::call::Exit>, until: Instant, limit: Duration) -> Result<(), LaunchError> {
+fn await_socket(
+    shared: &Shared,
+    watch: &crate::uds::listener::Watch,
+    boot_exit: &crossbeam_channel::Receiver<crate::call::Exit>,
+    until: Instant,
+    limit: Duration,
+) -> Result<(), LaunchError> {
     loop {
         // Short rounds only so that a shutdown is seen: nothing signals it on a channel.
         let round = until.min(Instant::now() + Duration::from_millis(100));

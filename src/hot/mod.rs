@@ -136,7 +136,14 @@ impl Hot {
         }
     }
 
-    fn wait(&self, queue: Arc<SlotQueue>, ticket: &Arc<queue::CallTicket>, caller: &dyn Caller, now: Instant, deadline: Option<Instant>) -> Result<Lease, CallError> {
+    fn wait(
+        &self,
+        queue: Arc<SlotQueue>,
+        ticket: &Arc<queue::CallTicket>,
+        caller: &dyn Caller,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Lease, CallError> {
         // Most waits are short: only a long one pays for watching the client.
         let first = now + WATCH_AFTER;
         let mut watched = None;
@@ -246,7 +253,10 @@ impl Hot {
             usage.total.mib, usage.used.mib, usage.total.mcpu, usage.used.mcpu, usage.waiting
         );
         let ((start_queued, start_running), (stop_queued, stop_running)) = (self.shared.starts.load(), self.shared.stops.load());
-        let _ = write!(text, "\"lanes\":{{\"start\":{{\"queued\":{start_queued},\"running\":{start_running}}},\"stop\":{{\"queued\":{stop_queued},\"running\":{stop_running}}}}},\"queues\":[");
+        let _ = write!(
+            text,
+            "\"lanes\":{{\"start\":{{\"queued\":{start_queued},\"running\":{start_running}}},\"stop\":{{\"queued\":{stop_queued},\"running\":{stop_running}}}}},\"queues\":["
+        );
         for (n, queue) in self.shared.all().iter().enumerate() {
             if n > 0 {
                 text.push(',');

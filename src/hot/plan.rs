@@ -117,7 +117,8 @@ fn needed(view: &View, waiting: usize, standing: bool) -> usize {
     let target = service.max(SHORT_WAIT.as_secs_f64());
     // What the containers at hand serve before a new one could help.
     let horizon = if standing { target } else { view.start_cost.as_secs_f64() };
-    let covered = (live as f64 * horizon / service) as usize;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a small positive number")]
+    let covered = (live as f64 * horizon / service).min(1e9) as usize;
     let uncovered = waiting.saturating_sub(covered);
     if uncovered == 0 && live > 0 {
         return 0;

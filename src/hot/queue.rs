@@ -59,7 +59,10 @@ pub(super) struct Inner {
 /// What a caller gets from a queue.
 #[derive(Debug)]
 pub(super) enum Entry {
-    Got { container: Box<Container>, frozen: bool },
+    Got {
+        container: Box<Container>,
+        frozen: bool,
+    },
     Wait(Arc<CallTicket>),
     Refused(CallError),
     /// The queue has ended: look it up again.

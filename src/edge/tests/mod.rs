@@ -135,7 +135,11 @@ impl Setup {
         Setup { scripts: HashMap::new(), settings: Vec::new(), api_socket: PathBuf::from("/nonexistent/api.sock") }
     }
 
-    pub(super) fn function(mut self, name: &'static str, script: impl Fn(&Call, &mut dyn Caller, &Stand) -> Result<(), CallError> + Send + Sync + 'static) -> Setup {
+    pub(super) fn function(
+        mut self,
+        name: &'static str,
+        script: impl Fn(&Call, &mut dyn Caller, &Stand) -> Result<(), CallError> + Send + Sync + 'static,
+    ) -> Setup {
         self.scripts.insert(name, Box::new(script));
         self
     }

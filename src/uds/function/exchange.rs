@@ -133,7 +133,23 @@ impl<'a> Exchange<'a> {
         held: &'a mut Vec<u8>,
     ) -> Exchange<'a> {
         let upload = Some(upload).filter(|u| !u.is_done());
-        Exchange { fd, kept, upload, request, caller, limits, stop, inbox, held, until: request.deadline, gone: false, sent: None, keep: true, eager: false, receives: 0 }
+        Exchange {
+            fd,
+            kept,
+            upload,
+            request,
+            caller,
+            limits,
+            stop,
+            inbox,
+            held,
+            until: request.deadline,
+            gone: false,
+            sent: None,
+            keep: true,
+            eager: false,
+            receives: 0,
+        }
     }
 
     /// The whole exchange. Everything that ends it early is an error below and
@@ -258,7 +274,10 @@ impl<'a> Exchange<'a> {
             return self.deliver_small(plan, n);
         }
         let max = self.limits.max_body;
-        if let BodyFraming::Length(n) = plan.framing && max != 0 && n > max {
+        if let BodyFraming::Length(n) = plan.framing
+            && max != 0
+            && n > max
+        {
             self.keep = false;
             return Ok((Err(CallError::AnswerTooBig { limit: max }), Fate::Reuse));
         }
