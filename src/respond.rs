@@ -161,6 +161,7 @@ pub fn model_answer(error: &ModelError) -> Answer {
         E::AnnotationValueLength => (400, "Invalid annotation value length, annotation values may not be larger than 512 bytes when serialized as JSON"),
         E::AnnotationCount => (400, "Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)"),
 
+        E::AnnotationLimit { key, most } => return Answer::new(400, format!("Invalid annotation value, {key} must be a whole number of at most {most}")),
         E::ConfigKeyEmpty => (400, "Invalid config, keys must not be empty"),
         E::ConfigKeyInvalid { key } => {
             return Answer::new(400, format!("Invalid config key {key:?}, keys become environment variables and must not contain '=' or NUL"));

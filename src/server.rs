@@ -88,6 +88,7 @@ impl Server {
             threads: 4,
             debug_state: Some(Arc::new(move || for_debug.debug_state())),
         })?;
+        observe(&store, &agent);
         let edge = Edge::start(config, agent.clone(), store.clone(), socket)?;
         announce(&edge, &*driver, total, &data, &store);
         Ok(Server { edge, api, agent, driver, store })
@@ -142,6 +143,19 @@ impl Server {
         // Joining what hangs would hang as well.
         std::process::exit(i32::from(LEFT_OVER));
     }
+}
+
+/// Every change of the store reaches the containers: at once, not when the
+/// next call comes.
+fn observe(store: &Arc<Store>, agent: &Arc<Agent>) {
+    let (seen, told) = (Arc::downgrade(store), Arc::downgrade(agent));
+    let look = move || {
+        let (Some(store), Some(agent)) = (seen.upgrade(), told.upgrade()) else { return };
+        let snapshot = store.snapshot();
+        agent.configured(|id| snapshot.target(id).map(|t| t.spec.key), snapshot.kept_up().map(|t| &t.spec));
+    };
+    look();
+    store.observe(look);
 }
 
 fn hot_config(config: &Config) -> HotConfig {

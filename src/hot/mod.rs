@@ -32,7 +32,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::call::{CallError, Caller};
 use crate::driver::Driver;
-use crate::model::{FnSpec, SlotKey};
+use crate::model::{FnSpec, Id, SlotKey};
 use crate::pool::{Lane, Need, SpawnError, Stop, Thread, Tokens, spawn};
 use crate::uds::iofs::Iofs;
 use crate::uds::listener::Watcher;
@@ -210,6 +210,26 @@ impl Hot {
         drop(launchers);
         drop(ended);
         Ok(queue)
+    }
+
+    /// Keeps the function's minimum of containers up from now on.
+    pub fn prewarm(&self, spec: &Arc<FnSpec>) {
+        match self.queue(spec, Instant::now()) {
+            Ok(queue) => queue.ring(),
+            Err(error) => log::warn!("no containers ahead of calls for {} ({}): {error}", spec.fn_name, spec.fn_id),
+        }
+    }
+
+    /// Lets go of the containers of every configuration that `current` no
+    /// longer names: idle ones now, busy ones at their finish.
+    pub fn retire_stale(&self, current: impl Fn(&Id) -> Option<SlotKey>) {
+        for queue in self.shared.all() {
+            let stale = current(&queue.spec.fn_id) != Some(queue.spec.key);
+            let changed = queue.with(|inner| std::mem::replace(&mut inner.retired, stale) != stale);
+            if changed {
+                queue.ring();
+            }
+        }
     }
 
     /// Fails everybody who waits and refuses new callers; running calls go on.
