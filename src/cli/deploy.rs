@@ -55,6 +55,7 @@ pub(super) fn deploy(server: &Server, what: &Deploy, as_json: bool) -> Result<Ou
     let app = server.find_app(&what.app)?;
 
     let engine = images::engine()?;
+    let before = engine.id(&image)?;
     match way {
         Way::Dockerfile => build(&engine, &folder, &image)?,
         Way::Cargo => load(&engine, &image, &file, cargo_entries(&folder, &name)?)?,
@@ -64,6 +65,10 @@ pub(super) fn deploy(server: &Server, what: &Deploy, as_json: bool) -> Result<Ou
     let image_id = engine.id(&image)?;
     if image_id.is_none() {
         progress(&format!("image {image} is not there yet: the server will pull it at the first call"));
+    }
+
+    if let Some(old) = before.filter(|old| image_id.as_ref() != Some(old)) {
+        drop_nameless(&engine, &old)?;
     }
 
     let app = match app {
@@ -114,6 +119,18 @@ fn image_name(app: &str, name: &str, file: &FuncFile) -> Result<String, CliError
         return Err(CliError::ImageName { name: image });
     }
     Ok(image)
+}
+
+/// Removes the image that a new one took the name from, unless it has another
+/// name. One still in use stays; the engine's own pruning finds it.
+fn drop_nameless(engine: &Images, old: &str) -> Result<(), CliError> {
+    let nameless = |tags: Option<Vec<String>>| tags.unwrap_or_default().iter().all(|t| t == "<none>:<none>");
+    if engine.list()?.into_iter().any(|row| row.id == old && nameless(row.repo_tags))
+        && let Err(e) = engine.remove(old)
+    {
+        progress(&format!("the image before this one stays: {e}"));
+    }
+    Ok(())
 }
 
 /// The folder as the context of a build.

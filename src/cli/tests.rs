@@ -236,7 +236,8 @@ fn a_folder_becomes_an_image_and_a_function_and_again_nothing_changes() {
 
     fs::write(folder.join("prog"), "#!/bin/other\n").expect("written");
     fake.run(&["deploy", &path, "--app", &app]).expect("deployed anew");
-    assert_ne!(engine.id(&image).expect("asked"), Some(id));
+    assert_ne!(engine.id(&image).expect("asked").as_ref(), Some(&id));
+    assert_eq!(engine.id(&id).expect("asked"), None, "the image before leaves nothing behind");
     assert!(engine.remove(&image).expect("removed"));
     fs::remove_dir_all(&folder).expect("removed");
 }

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::auth::Registries;
 use super::containers::passing;
 use super::engine::{Ask, Engine, EngineError, Fault, Op, clean};
-use super::name::{ImageName, encode};
 use super::launch_error;
+use super::name::{ImageName, encode};
 use crate::call::LaunchError;
 
 /// An image seen this long ago is taken to be there still. A create that says

@@ -80,7 +80,9 @@ impl Conn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pulled {
     /// More of it; its first byte came then.
-    Wait { since: Instant },
+    Wait {
+        since: Instant,
+    },
     Nothing,
     Serve,
     Close,

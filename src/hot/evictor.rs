@@ -92,7 +92,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidate(mib: u64, idle_s: u64) -> Candidate {
-        Candidate { queue: 0, id: Id::new(), need: Need { mib, mcpu: 0 }, idle_for: Duration::from_secs(idle_s), start_cost: Duration::from_millis(300), rate: 0.0 }
+        Candidate {
+            queue: 0,
+            id: Id::new(),
+            need: Need { mib, mcpu: 0 },
+            idle_for: Duration::from_secs(idle_s),
+            start_cost: Duration::from_millis(300),
+            rate: 0.0,
+        }
     }
 
     fn mib(mib: u64) -> Need {

@@ -1,11 +1,12 @@
 //! The slot table against the stupidest model.
 
 use super::slots::*;
+use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Instant;
-use proptest::prelude::*;
 
 type Table = Slots<u32, &'static str>;
+type Line = Vec<(usize, Arc<Ticket<u32, &'static str>>)>;
 
 #[test]
 fn newest_container_oldest_caller() {
@@ -44,7 +45,7 @@ proptest! {
     fn behaves_like_two_lists(steps in proptest::collection::vec(step(), 1..200)) {
         let now = Instant::now();
         let mut table = Table::default();
-        let (mut idle, mut line): (Vec<u32>, Vec<(usize, Arc<Ticket<u32, &'static str>>)>) = (Vec::new(), Vec::new());
+        let (mut idle, mut line): (Vec<u32>, Line) = (Vec::new(), Vec::new());
         let (mut next_item, mut next_caller, mut busy) = (0u32, 0usize, 0usize);
         for step in steps {
             match step {

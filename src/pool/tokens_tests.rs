@@ -2,8 +2,8 @@
 
 use super::tokens::*;
 use std::sync::Arc;
-use std::time::Instant;
 use std::time::Duration;
+use std::time::Instant;
 
 fn mib(mib: u64) -> Need {
     Need { mib, mcpu: 0 }

@@ -29,7 +29,11 @@ fn ask(bench: &Bench, name: &str) -> String {
 fn watched() -> Setup {
     Setup::new().function("watched", |_, caller, stand| {
         let (tell, told) = crossbeam_channel::bounded(4);
-        let guard = caller.watch(Arc::new(move || { let _ = tell.try_send(()); })).expect("a watch");
+        let guard = caller
+            .watch(Arc::new(move || {
+                let _ = tell.try_send(());
+            }))
+            .expect("a watch");
         stand.held.fetch_add(1, Ordering::SeqCst);
         let gone = told.recv_timeout(Duration::from_secs(2)).is_ok();
         drop(guard);
@@ -156,7 +160,9 @@ fn a_watch_ends_with_its_guard() {
     let bench = Setup::new()
         .function("f", |_, caller, stand| {
             let (tell, told) = crossbeam_channel::bounded(4);
-            drop(caller.watch(Arc::new(move || { let _ = tell.try_send(()); })));
+            drop(caller.watch(Arc::new(move || {
+                let _ = tell.try_send(());
+            })));
             stand.hold();
             if told.try_recv().is_ok() {
                 stand.gone.fetch_add(1, Ordering::SeqCst);
