@@ -128,11 +128,7 @@ pub struct Exit {
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.oom_killed {
-            write!(f, "killed by the kernel for using more than its memory")
-        } else {
-            write!(f, "exit code {}", self.code)
-        }
+        if self.oom_killed { write!(f, "killed by the kernel for using more than its memory") } else { write!(f, "exit code {}", self.code) }
     }
 }
 

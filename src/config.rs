@@ -419,7 +419,8 @@ fn go_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(digits);
         let number: f64 = number.parse().ok()?;
-        let (unit, after) = [("ms", 0.001), ("us", 1e-6), ("h", 3600.0), ("m", 60.0), ("s", 1.0)].iter().find_map(|(u, s)| tail.strip_prefix(u).map(|after| (*s, after)))?;
+        let (unit, after) =
+            [("ms", 0.001), ("us", 1e-6), ("h", 3600.0), ("m", 60.0), ("s", 1.0)].iter().find_map(|(u, s)| tail.strip_prefix(u).map(|after| (*s, after)))?;
         total += Duration::try_from_secs_f64(number * unit).ok()?;
         rest = after;
     }

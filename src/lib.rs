@@ -8,22 +8,22 @@ pub mod config;
 pub mod server;
 
 // One call, from the listener to the function and back.
-pub mod edge;
-pub mod http1;
 pub mod agent;
 pub mod call;
+pub mod edge;
 pub mod hot;
+pub mod http1;
 pub mod uds;
 
 // What makes containers.
-pub mod driver;
 pub mod docker;
+pub mod driver;
 
 // What is kept, and who manages it.
 pub mod api;
 pub mod model;
-pub mod store;
 pub mod respond;
+pub mod store;
 
 // Threads, waiting, resources.
 pub mod pool;

@@ -50,11 +50,15 @@ pub fn call_answer(error: &CallError) -> Answer {
             };
             Answer::new(503, format!("{BUSY}: waited {:.1} s for a free container (HOB_MAX_WAIT_MSECS){why}", waited.as_secs_f64())).retry(15)
         }
-        CallError::QueueFull { limit, retry_after_s } => Answer::new(503, format!("{BUSY}: {limit} calls wait for this function already (HOB_MAX_QUEUED)")).retry(*retry_after_s),
+        CallError::QueueFull { limit, retry_after_s } => {
+            Answer::new(503, format!("{BUSY}: {limit} calls wait for this function already (HOB_MAX_QUEUED)")).retry(*retry_after_s)
+        }
         CallError::NoCapacity { retry_after_s } => Answer::new(503, BUSY).retry(*retry_after_s),
         CallError::TooBig { need_mib, need_mcpu, total_mib, total_mcpu } => Answer::new(
             400,
-            format!("Requested CPU/Memory cannot be allocated: the function asks for {need_mib} MiB and {need_mcpu} mCPU, this server can give {total_mib} MiB and {total_mcpu} mCPU"),
+            format!(
+                "Requested CPU/Memory cannot be allocated: the function asks for {need_mib} MiB and {need_mcpu} mCPU, this server can give {total_mib} MiB and {total_mcpu} mCPU"
+            ),
         ),
         CallError::Launch(launch) => launch_answer(launch),
         CallError::Timeout { limit } => Answer::new(504, format!("Timed out: the function ran longer than its timeout of {} s", limit.as_secs())),
@@ -70,7 +74,9 @@ pub fn call_answer(error: &CallError) -> Answer {
         CallError::InvalidAnswer { status } => Answer::new(502, format!("invalid function response: status {status}, an FDK answers 200, 502 or 504")),
         CallError::BadAnswer { cause } => Answer::new(502, format!("invalid function response: {cause}")),
         CallError::AnswerTooBig { limit } => Answer::new(502, format!("function response body too large: the limit is {limit} bytes (FN_MAX_RESPONSE_SIZE)")),
-        CallError::AnswerHeadTooBig { limit } => Answer::new(502, format!("function response header too large: the limit is {limit} bytes (FN_MAX_HDR_RESPONSE_SIZE)")),
+        CallError::AnswerHeadTooBig { limit } => {
+            Answer::new(502, format!("function response header too large: the limit is {limit} bytes (FN_MAX_HDR_RESPONSE_SIZE)"))
+        }
         CallError::ClientGone => Answer::new(444, ""),
         CallError::Broken { .. } => Answer::new(502, "error receiving function response"),
         CallError::Internal(_) => Answer::new(500, "internal server error"),
@@ -83,12 +89,16 @@ fn launch_answer(error: &LaunchError) -> Answer {
             let status = status.filter(|s| (400..500).contains(s)).unwrap_or(502);
             Answer::new(status, format!("Failed to pull image '{image}': {text}"))
         }
-        LaunchError::PullTimeout { image, limit } => Answer::new(504, format!("Image pull timed out: '{image}' was not there after {} s (FN_HOT_PULL_TIMEOUT_MSECS)", limit.as_secs())),
+        LaunchError::PullTimeout { image, limit } => {
+            Answer::new(504, format!("Image pull timed out: '{image}' was not there after {} s (FN_HOT_PULL_TIMEOUT_MSECS)", limit.as_secs()))
+        }
         LaunchError::ImageVolume { image } => Answer::new(400, format!("image has Volume definition: '{image}' (FN_IMAGE_ENABLE_VOLUME allows it)")),
         LaunchError::Engine { step, text } => Answer::new(502, format!("{INIT_FAILED}: the container engine failed at {step}: {text}")),
         LaunchError::EngineAway { step, text } => Answer::new(503, format!("{BUSY}: the container engine does not answer ({step}: {text})")).retry(15),
         LaunchError::Exited { exit } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared ({exit})")),
-        LaunchError::NoSocket { limit } => Answer::new(504, format!("{INIT_TIMEOUT}: no socket at FN_LISTENER within {:.1} s (FN_HOT_START_TIMEOUT_MSECS)", limit.as_secs_f64())),
+        LaunchError::NoSocket { limit } => {
+            Answer::new(504, format!("{INIT_TIMEOUT}: no socket at FN_LISTENER within {:.1} s (FN_HOT_START_TIMEOUT_MSECS)", limit.as_secs_f64()))
+        }
         LaunchError::BadSocket { text } => Answer::new(502, format!("{INIT_FAILED}: {text}")),
         LaunchError::Iofs { text } => Answer::new(500, format!("internal server error: the socket folder could not be made: {text}")),
         LaunchError::CalledOff { .. } => Answer::new(503, BUSY).retry(15),
@@ -151,10 +161,17 @@ pub fn model_answer(error: &ModelError) -> Answer {
         E::AnnotationValueLength => (400, "Invalid annotation value length, annotation values may not be larger than 512 bytes when serialized as JSON"),
         E::AnnotationCount => (400, "Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)"),
 
+        E::AnnotationLimit { key, most } => return Answer::new(400, format!("Invalid annotation value, {key} must be a whole number of at most {most}")),
         E::ConfigKeyEmpty => (400, "Invalid config, keys must not be empty"),
-        E::ConfigKeyInvalid { key } => return Answer::new(400, format!("Invalid config key {key:?}, keys become environment variables and must not contain '=' or NUL")),
-        E::ConfigValueNul { key } => return Answer::new(400, format!("Invalid config value of {key:?}, values become environment variables and must not contain NUL")),
-        E::ConfigTooLong { key } => return Answer::new(400, format!("Invalid config entry {key:?}, key and value together may not be larger than 131070 bytes")),
+        E::ConfigKeyInvalid { key } => {
+            return Answer::new(400, format!("Invalid config key {key:?}, keys become environment variables and must not contain '=' or NUL"));
+        }
+        E::ConfigValueNul { key } => {
+            return Answer::new(400, format!("Invalid config value of {key:?}, values become environment variables and must not contain NUL"));
+        }
+        E::ConfigTooLong { key } => {
+            return Answer::new(400, format!("Invalid config entry {key:?}, key and value together may not be larger than 131070 bytes"));
+        }
     };
     Answer::new(status, text)
 }

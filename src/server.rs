@@ -71,14 +71,24 @@ impl Server {
         let iofs_path = absolute(&config.iofs)?;
         let iofs = Iofs::open(&iofs_path)?;
         let identity = Identity { store_id: *store.id(), instance_id: Id::new(), iofs: iofs_path, iofs_docker: config.iofs_docker.clone() };
-        let driver: Arc<dyn Driver> = Arc::new(Docker::open(&config.docker, &identity).map_err(|e| format!("{e}\nhob needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?);
+        let driver: Arc<dyn Driver> = Arc::new(
+            Docker::open(&config.docker, &identity)
+                .map_err(|e| format!("{e}\nhob needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?,
+        );
         reclaim(&*driver, &iofs);
         let total = host::capacity(config.max_total_memory_bytes, config.max_total_cpu_mcpus)?;
         let hot = Hot::open(hot_config(config), driver.clone(), Tokens::new(total), iofs)?;
         let agent = Arc::new(Agent::new(config, hot)?);
         let socket = data.join("api.sock");
         let for_debug = agent.clone();
-        let api = Api::start(ApiOptions { store: store.clone(), socket: socket.clone(), public_url: config.public_url.clone(), threads: 4, debug_state: Some(Arc::new(move || for_debug.debug_state())) })?;
+        let api = Api::start(ApiOptions {
+            store: store.clone(),
+            socket: socket.clone(),
+            public_url: config.public_url.clone(),
+            threads: 4,
+            debug_state: Some(Arc::new(move || for_debug.debug_state())),
+        })?;
+        observe(&store, &agent);
         let edge = Edge::start(config, agent.clone(), store.clone(), socket)?;
         announce(&edge, &*driver, total, &data, &store);
         Ok(Server { edge, api, agent, driver, store })
@@ -135,6 +145,19 @@ impl Server {
     }
 }
 
+/// Every change of the store reaches the containers: at once, not when the
+/// next call comes.
+fn observe(store: &Arc<Store>, agent: &Arc<Agent>) {
+    let (seen, told) = (Arc::downgrade(store), Arc::downgrade(agent));
+    let look = move || {
+        let (Some(store), Some(agent)) = (seen.upgrade(), told.upgrade()) else { return };
+        let snapshot = store.snapshot();
+        agent.configured(|id| snapshot.target(id).map(|t| t.spec.key), snapshot.kept_up().map(|t| &t.spec));
+    };
+    look();
+    store.observe(look);
+}
+
 fn hot_config(config: &Config) -> HotConfig {
     HotConfig {
         freeze_idle: config.freeze_idle,
@@ -180,7 +203,12 @@ fn say(line: &str) {
 }
 
 fn log_to_stderr(config: &Config) {
-    let built = env_logger::Builder::new().filter_level(log::LevelFilter::Warn).filter_module("hob", config.log_level).format_timestamp_millis().format_target(false).try_init();
+    let built = env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Warn)
+        .filter_module("hob", config.log_level)
+        .format_timestamp_millis()
+        .format_target(false)
+        .try_init();
     if built.is_err() {
         log::debug!("logging is set up already");
     }

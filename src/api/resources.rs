@@ -184,7 +184,9 @@ impl Handler<'_> {
                 json(&self.shown_trigger(&store.snapshot(), &trigger))
             }
             (Resource::Triggers, _) => self.list_triggers(),
-            (Resource::Trigger(id), Get) => json(&self.shown_trigger(&self.snapshot, look_up(id, |id| self.snapshot.trigger_by_id(&id), ModelError::TriggerNotFound)?)),
+            (Resource::Trigger(id), Get) => {
+                json(&self.shown_trigger(&self.snapshot, look_up(id, |id| self.snapshot.trigger_by_id(&id), ModelError::TriggerNotFound)?))
+            }
             (Resource::Trigger(id), Put) => {
                 let trigger = store.update_trigger(id, TriggerInput::parse(self.body()?)?)?;
                 json(&self.shown_trigger(&store.snapshot(), &trigger))

@@ -15,7 +15,11 @@ pub(super) enum Resource<'p> {
     Trigger(&'p str),
     /// Call records, which the original has given up: always 410.
     Calls,
-    TriggerBySource { app_id: &'p str, kind: &'p str, source: &'p str },
+    TriggerBySource {
+        app_id: &'p str,
+        kind: &'p str,
+        source: &'p str,
+    },
     /// Served by the edge; here only to tell 405 from 404.
     Invoke,
 }

@@ -67,7 +67,8 @@ impl Server {
     fn ask_with(&self, method: &str, target: &str, fields: &str, body: &str) -> Got {
         let mut stream = self.connect();
         let target = self.filled(target);
-        write!(stream, "{method} {target} HTTP/1.1\r\nHost: h.example:1\r\nConnection: close\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len()).expect("write");
+        write!(stream, "{method} {target} HTTP/1.1\r\nHost: h.example:1\r\nConnection: close\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
+            .expect("write");
         let mut text = Vec::new();
         stream.read_to_end(&mut text).expect("an answer and its end");
         parse(&text)
@@ -233,7 +234,14 @@ fn apps() {
             ("§2.1 annotation key empty", "POST", "/v2/apps", &annotation("", "1"), 400, key_error),
             ("§2.1 annotation key with a blank", "POST", "/v2/apps", &annotation("k k", "1"), 400, key_error),
             ("§2.1 annotation key not ascii", "POST", "/v2/apps", &annotation("é", "1"), 400, key_error),
-            ("§2.1 annotation key 129 bytes", "POST", "/v2/apps", &annotation(&"k".repeat(129), "1"), 400, "!Invalid annotation key length, annotation keys may not be larger than 128 bytes"),
+            (
+                "§2.1 annotation key 129 bytes",
+                "POST",
+                "/v2/apps",
+                &annotation(&"k".repeat(129), "1"),
+                400,
+                "!Invalid annotation key length, annotation keys may not be larger than 128 bytes",
+            ),
             ("§2.1 annotation value empty", "POST", "/v2/apps", &annotation("k", "\"\""), 400, value_error),
             ("§11.12 annotation value null", "POST", "/v2/apps", &annotation("k", "null"), 400, value_error),
             (
@@ -246,9 +254,23 @@ fn apps() {
             ),
             ("§2.2 annotation value 512 bytes", "POST", "/v2/apps", &format!(r#"{{"name":"v512","annotations":{{"k":"{}"}}}}"#, "v".repeat(510)), 200, "~vvv"),
             ("§2.2 blanks do not count", "POST", "/v2/apps", &format!(r#"{{"name":"vb","annotations":{{"k":[{}1 ]}}}}"#, " ".repeat(600)), 200, r#"~"k":[1]"#),
-            ("§2.2 any other JSON", "POST", "/v2/apps", r#"{"name":"vj","annotations":{"a":false,"b":[],"c":{},"d":0}}"#, 200, r#"~"annotations":{"a":false,"b":[],"c":{},"d":0}"#),
+            (
+                "§2.2 any other JSON",
+                "POST",
+                "/v2/apps",
+                r#"{"name":"vj","annotations":{"a":false,"b":[],"c":{},"d":0}}"#,
+                200,
+                r#"~"annotations":{"a":false,"b":[],"c":{},"d":0}"#,
+            ),
             ("§2.2 key order in a value", "POST", "/v2/apps", r#"{"name":"vo","annotations":{"k":{"z": 1,"a": 2}}}"#, 200, r#"~{"k":{"z":1,"a":2}}"#),
-            ("§2.2 101 annotations", "POST", "/v2/apps", &hundred(101), 400, "!Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)"),
+            (
+                "§2.2 101 annotations",
+                "POST",
+                "/v2/apps",
+                &hundred(101),
+                400,
+                "!Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)",
+            ),
             ("§2.2 100 annotations", "POST", "/v2/apps", &hundred(100), 200, "~k99"),
             ("§1.7 reserved keys are dropped", "POST", "/v2/apps", r#"{"name":"rk","annotations":{"fnproject.io/x":1}}"#, 200, "^annotations"),
             ("§2.2 config key empty", "POST", "/v2/apps", r#"{"name":"c","config":{"":"v"}}"#, 400, "!Invalid config, keys must not be empty"),
@@ -325,12 +347,22 @@ fn fns() {
     server.made("G", "/v2/fns", r#"{"app_id":"{A}","name":"g","image":"img:2"}"#);
     let with = |extra: &str| format!(r#"{{"app_id":"{{A}}","name":"x{}","image":"i",{extra}}}"#, extra.bytes().map(usize::from).sum::<usize>());
     let named = |name: &str| format!(r#"{{"app_id":"{{A}}","name":"{name}","image":"i"}}"#);
-    let (range_memory, range_timeout, range_idle) =
-        ("!memory value is out of range. It should be between 0 and 8192", "!timeout value is out of range, must be between 0 and 300", "!idle_timeout value is out of range, must be between 0 and 3600");
+    let (range_memory, range_timeout, range_idle) = (
+        "!memory value is out of range. It should be between 0 and 8192",
+        "!timeout value is out of range, must be between 0 and 300",
+        "!idle_timeout value is out of range, must be between 0 and 3600",
+    );
     check(
         &server,
         &[
-            ("§11.22 defaults", "GET", "/v2/fns/{F}", "", 200, r#"~"name":"f","app_id":"{A}","image":"img:1","memory":128,"timeout":30,"idle_timeout":30,"config":{},"annotations":{"fnproject.io/fn/invokeEndpoint":"http://h.example:1/invoke/{F}","k":1},"created_at""#),
+            (
+                "§11.22 defaults",
+                "GET",
+                "/v2/fns/{F}",
+                "",
+                200,
+                r#"~"name":"f","app_id":"{A}","image":"img:1","memory":128,"timeout":30,"idle_timeout":30,"config":{},"annotations":{"fnproject.io/fn/invokeEndpoint":"http://h.example:1/invoke/{F}","k":1},"created_at""#,
+            ),
             ("§1.4 shape is the app's", "GET", "/v2/fns/{F}", "", 200, r#"~"shape":"GENERIC_X86","updated_at""#),
             ("§11.26 a given shape is ignored", "POST", "/v2/fns", &with(r#""shape":"GENERIC_ARM""#), 200, r#"~"shape":"GENERIC_X86""#),
             ("§1.4 even a wrong one", "POST", "/v2/fns", &with(r#""shape":"NONE""#), 200, r#"~"shape":"GENERIC_X86""#),
@@ -376,12 +408,33 @@ fn fns() {
             ("§2.4 id mismatch: one object", "PUT", "/v2/fns/{F}", r#"{"id":"{G}","memory":777}"#, 400, "!Fn ID in path does not match that in body"),
             ("§11.17 the other fn is untouched", "GET", "/v2/fns/{G}", "", 200, r#"~"memory":128"#),
             ("§11.26 name and app are ignored", "PUT", "/v2/fns/{F}", r#"{"name":"zz","app_id":"{B}","shape":"X"}"#, 200, r#"~"name":"f","app_id":"{A}""#),
-            ("§2.3 limits replaced", "PUT", "/v2/fns/{F}", r#"{"memory":256,"timeout":5,"idle_timeout":6,"image":"new"}"#, 200, r#"~"image":"new","memory":256,"timeout":5,"idle_timeout":6"#),
-            ("§2.3 zero is unchanged", "PUT", "/v2/fns/{F}", r#"{"memory":0,"timeout":0,"idle_timeout":0,"image":""}"#, 200, r#"~"image":"new","memory":256,"timeout":5,"idle_timeout":6"#),
+            (
+                "§2.3 limits replaced",
+                "PUT",
+                "/v2/fns/{F}",
+                r#"{"memory":256,"timeout":5,"idle_timeout":6,"image":"new"}"#,
+                200,
+                r#"~"image":"new","memory":256,"timeout":5,"idle_timeout":6"#,
+            ),
+            (
+                "§2.3 zero is unchanged",
+                "PUT",
+                "/v2/fns/{F}",
+                r#"{"memory":0,"timeout":0,"idle_timeout":0,"image":""}"#,
+                200,
+                r#"~"image":"new","memory":256,"timeout":5,"idle_timeout":6"#,
+            ),
             ("§2.3 limits checked", "PUT", "/v2/fns/{F}", r#"{"memory":9000}"#, 400, range_memory),
             ("§2.3 timeout checked", "PUT", "/v2/fns/{F}", r#"{"timeout":-5}"#, 400, range_timeout),
             ("§2.3 idle timeout checked", "PUT", "/v2/fns/{F}", r#"{"idle_timeout":9999}"#, 400, range_idle),
-            ("§1.7 update replies are annotated", "PUT", "/v2/fns/{F}", r#"{"annotations":{"fnproject.io/fn/invokeEndpoint":"stale","j":2}}"#, 200, r#"~{"fnproject.io/fn/invokeEndpoint":"http://h.example:1/invoke/{F}","j":2,"k":1}"#),
+            (
+                "§1.7 update replies are annotated",
+                "PUT",
+                "/v2/fns/{F}",
+                r#"{"annotations":{"fnproject.io/fn/invokeEndpoint":"stale","j":2}}"#,
+                200,
+                r#"~{"fnproject.io/fn/invokeEndpoint":"http://h.example:1/invoke/{F}","j":2,"k":1}"#,
+            ),
             ("§2.3 config by key", "PUT", "/v2/fns/{F}", r#"{"config":{"A":"1","B":"2"}}"#, 200, r#"~"config":{"A":"1","B":"2"}"#),
             ("§2.3 config key deleted", "PUT", "/v2/fns/{F}", r#"{"config":{"A":""}}"#, 200, r#"~"config":{"B":"2"}"#),
             ("§2.3 null body", "PUT", "/v2/fns/{F}", "null", 200, r#"~"config":{"B":"2"}"#),
@@ -391,7 +444,10 @@ fn fns() {
         ],
     );
     let id = server.filled("{F}").parse().expect("id");
-    assert!(!serde_json::to_string(&*server.store.snapshot().target(&id).expect("fn").function).expect("json").contains("fnproject.io"), "§1.7 nothing reserved is stored");
+    assert!(
+        !serde_json::to_string(&*server.store.snapshot().target(&id).expect("fn").function).expect("json").contains("fnproject.io"),
+        "§1.7 nothing reserved is stored"
+    );
 }
 
 #[test]
@@ -410,13 +466,41 @@ fn triggers() {
     check(
         &server,
         &[
-            ("§11.29 create reply has the endpoint", "POST", "/v2/triggers", &post("e", "/a b?x=1", "F"), 200, r#"~"annotations":{"fnproject.io/trigger/httpEndpoint":"http://h.example:1/t/a/a b?x=1"}"#),
+            (
+                "§11.29 create reply has the endpoint",
+                "POST",
+                "/v2/triggers",
+                &post("e", "/a b?x=1", "F"),
+                200,
+                r#"~"annotations":{"fnproject.io/trigger/httpEndpoint":"http://h.example:1/t/a/a b?x=1"}"#,
+            ),
             ("§1.4 order of keys", "GET", "/v2/triggers/{T}", "", 200, r#"~{"id":"{T}","name":"t","app_id":"{A}","fn_id":"{F}","created_at":"#),
-            ("§1.4 type and source", "GET", "/v2/triggers/{T}", "", 200, r#"~"type":"http","source":"/hello","annotations":{"fnproject.io/trigger/httpEndpoint":"http://h.example:1/t/a/hello"}}"#),
+            (
+                "§1.4 type and source",
+                "GET",
+                "/v2/triggers/{T}",
+                "",
+                200,
+                r#"~"type":"http","source":"/hello","annotations":{"fnproject.io/trigger/httpEndpoint":"http://h.example:1/t/a/hello"}}"#,
+            ),
             ("§2.1 id on create", "POST", "/v2/triggers", &with(r#""id":"x""#), 400, "!ID cannot be provided for Trigger creation"),
-            ("§2.1 created_at on create", "POST", "/v2/triggers", &with(r#""created_at":"2020-01-01T00:00:00Z""#), 400, "!Trigger Created At Provided for Create"),
+            (
+                "§2.1 created_at on create",
+                "POST",
+                "/v2/triggers",
+                &with(r#""created_at":"2020-01-01T00:00:00Z""#),
+                400,
+                "!Trigger Created At Provided for Create",
+            ),
             ("§1.3 the empty time counts as given", "POST", "/v2/triggers", &with(r#""created_at":"""#), 400, "!Trigger Created At Provided for Create"),
-            ("§2.1 updated_at on create", "POST", "/v2/triggers", &with(r#""updated_at":"2020-01-01T00:00:00.123456789Z""#), 400, "!Trigger ID Provided for Create"),
+            (
+                "§2.1 updated_at on create",
+                "POST",
+                "/v2/triggers",
+                &with(r#""updated_at":"2020-01-01T00:00:00.123456789Z""#),
+                400,
+                "!Trigger ID Provided for Create",
+            ),
             ("§1.3 CLI's zero times", "POST", "/v2/triggers", &with(OLD), 200, r#"~"name":"w""#),
             ("§2.2 app first", "POST", "/v2/triggers", "{}", 400, "!Missing App ID on Trigger"),
             ("§2.2 then name", "POST", "/v2/triggers", r#"{"app_id":"{A}"}"#, 400, "!Missing name on Trigger"),
@@ -424,7 +508,14 @@ fn triggers() {
             ("§2.2 name runes", "POST", "/v2/triggers", &post("a.b", "/l", "F"), 400, "!Invalid name for Trigger"),
             ("§2.2 then fn", "POST", "/v2/triggers", r#"{"app_id":"{A}","name":"n"}"#, 400, "!Missing Fn ID on Trigger"),
             ("§2.2 then type", "POST", "/v2/triggers", r#"{"app_id":"{A}","name":"n","fn_id":"{F}","source":"/n"}"#, 400, "!Trigger Type Not Supported"),
-            ("§11.32 other type", "POST", "/v2/triggers", r#"{"app_id":"{A}","name":"n","fn_id":"{F}","type":"kafka","source":"/n"}"#, 400, "!Trigger Type Not Supported"),
+            (
+                "§11.32 other type",
+                "POST",
+                "/v2/triggers",
+                r#"{"app_id":"{A}","name":"n","fn_id":"{F}","type":"kafka","source":"/n"}"#,
+                400,
+                "!Trigger Type Not Supported",
+            ),
             ("§2.2 then source", "POST", "/v2/triggers", r#"{"app_id":"{A}","name":"n","fn_id":"{F}","type":"http"}"#, 400, "!Missing Trigger Source"),
             ("§11.32 source prefix", "POST", "/v2/triggers", &post("n", "x", "F"), 400, "!Missing Trigger Source Prefix '/'"),
             ("§2.2 annotations", "POST", "/v2/triggers", &with(r#""annotations":{"":1}"#), 400, "~Invalid annotation key,"),
@@ -461,7 +552,14 @@ fn triggers() {
             ("§1.1 by source, other type", "GET", "/v2/runner/apps/{A}/triggerBySource/kafka//hello", "", 404, "!Trigger not found"),
             ("§1.1 by source, other app", "GET", "/v2/runner/apps/{B}/triggerBySource/http//hello", "", 404, "!Trigger not found"),
             ("§1.1 by source, no source", "GET", "/v2/runner/apps/{A}/triggerBySource/http/", "", 404, "!Trigger not found"),
-            ("§1.1 by source, no wildcard", "GET", "/v2/runner/apps/{A}/triggerBySource/http", "", 404, "!Path not found: GET /v2/runner/apps/{A}/triggerBySource/http"),
+            (
+                "§1.1 by source, no wildcard",
+                "GET",
+                "/v2/runner/apps/{A}/triggerBySource/http",
+                "",
+                404,
+                "!Path not found: GET /v2/runner/apps/{A}/triggerBySource/http",
+            ),
             ("§2.5 delete", "DELETE", "/v2/triggers/{T}", "", 204, ""),
             ("§2.5 second delete", "DELETE", "/v2/triggers/{T}", "", 404, "!Trigger not found"),
             ("§2.5 the source is free again", "POST", "/v2/triggers", &post("t", "/hello", "F"), 200, "~/hello"),
@@ -559,7 +657,10 @@ fn a_panic_is_a_500() {
         check(&server, &[("§11.63", "GET", "/debug/state", "", 500, "!internal server error"), ("§11.63", "GET", "/v2/apps", "", 200, r#"={"items":[]}"#)]);
     }
     let server = Server::with(|o| ApiOptions { debug_state: Some(Arc::new(|| r#"{"queues":[]}"#.to_owned())), ..o });
-    check(&server, &[("debug state", "GET", "/debug/state", "", 200, r#"={"queues":[]}"#), ("only GET", "POST", "/debug/state", "", 405, "~Method not allowed")]);
+    check(
+        &server,
+        &[("debug state", "GET", "/debug/state", "", 200, r#"={"queues":[]}"#), ("only GET", "POST", "/debug/state", "", 405, "~Method not allowed")],
+    );
 }
 
 /// Bodies too large are read to their end and refused; the server lives on.

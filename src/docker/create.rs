@@ -160,7 +160,12 @@ impl Plan<'_> {
         if config.max_pids != 0 {
             host["PidsLimit"] = json!(config.max_pids);
         }
-        let limits = [("nofile", config.max_open_files), ("memlock", config.max_locked_memory), ("sigpending", config.max_pending_signals), ("msgqueue", config.max_message_queue)];
+        let limits = [
+            ("nofile", config.max_open_files),
+            ("memlock", config.max_locked_memory),
+            ("sigpending", config.max_pending_signals),
+            ("msgqueue", config.max_message_queue),
+        ];
         // The engine's numbers are signed.
         host["Ulimits"] = limits.iter().filter(|(_, n)| i64::try_from(*n).is_ok()).map(|(name, n)| json!({"Name": name, "Soft": n, "Hard": n})).collect();
         if config.max_fs_size_mb != 0 {

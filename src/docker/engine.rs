@@ -25,6 +25,7 @@ pub enum Op {
     InspectImage,
     Pull,
     LoadImage,
+    BuildImage,
     ListImages,
     RemoveImage,
     InspectVolume,
@@ -57,6 +58,7 @@ impl Op {
             Op::InspectImage => "inspect image",
             Op::Pull => "pull",
             Op::LoadImage => "load image",
+            Op::BuildImage => "build image",
             Op::ListImages => "list images",
             Op::RemoveImage => "remove image",
             Op::InspectVolume => "inspect volume",
@@ -70,6 +72,11 @@ impl Op {
         }
     }
 
+    /// Whether the request carries a tar archive.
+    pub(super) const fn sends_archive(self) -> bool {
+        matches!(self, Op::LoadImage | Op::BuildImage)
+    }
+
     /// The one table of limits. Create, start and pull are never repeated by
     /// themselves: the engine may have done what it could not answer.
     const fn limits(self) -> Limits {
@@ -81,7 +88,7 @@ impl Op {
             Op::Pause | Op::Unpause => (5, 2),
             Op::Remove => (60, 10),
             Op::RemoveImage => (60, 0),
-            Op::LoadImage => (600, 0),
+            Op::LoadImage | Op::BuildImage => (600, 0),
             // Also how long a close may take with an engine that is stuck.
             Op::Events => (5, 0),
             // Only when the caller gives no limit of its own.

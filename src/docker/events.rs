@@ -71,7 +71,8 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn start(engine: Arc<Engine>, exits: Arc<Exits>, store: String) -> Result<Events, SpawnError> {
         let interrupter = Arc::new(Mutex::new(None));
-        let mut follower = Follower { engine, exits, store, since_nanos: nanos(SystemTime::now().checked_sub(LOOK_BACK)), interrupter: interrupter.clone(), told_away: false };
+        let mut follower =
+            Follower { engine, exits, store, since_nanos: nanos(SystemTime::now().checked_sub(LOOK_BACK)), interrupter: interrupter.clone(), told_away: false };
         let thread = spawn("docker-events", move || follower.run())?;
         Ok(Events { interrupter, thread })
     }

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::auth::Registries;
 use super::containers::passing;
 use super::engine::{Ask, Engine, EngineError, Fault, Op, clean};
-use super::name::{ImageName, encode};
 use super::launch_error;
+use super::name::{ImageName, encode};
 use crate::call::LaunchError;
 
 /// An image seen this long ago is taken to be there still. A create that says
@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// The engine's images.
 #[derive(Debug)]
 pub struct Images {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     registries: Registries,
     allow_volume: bool,
     seen: Mutex<HashMap<String, Instant>>,
@@ -270,7 +270,7 @@ impl Images {
 }
 
 /// One line of a progress stream: an error ends it, a message is returned.
-fn progress(op: Op, subject: &str, line: &[u8]) -> Result<Option<String>, EngineError> {
+pub(super) fn progress(op: Op, subject: &str, line: &[u8]) -> Result<Option<String>, EngineError> {
     let value: Value = match serde_json::from_slice(line) {
         Ok(value) => value,
         Err(e) => return Err(EngineError::new(op, subject, Fault::Malformed { what: e.to_string() })),

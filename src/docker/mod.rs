@@ -9,6 +9,7 @@
 //! Does not: know calls, queues, sockets of functions, or when to do what.
 
 mod auth;
+mod build;
 mod containers;
 mod create;
 mod discard;
@@ -227,7 +228,8 @@ impl Docker {
         let shared = &*self.shared;
         let source = iofs_source(&spec.iofs, &shared.identity.iofs, shared.engine_iofs.as_deref())?;
         let network = if spec.no_network { Some("none") } else { shared.networks.assign(&spec.id) };
-        let plan = Plan { spec, config: &shared.config, identity: &shared.identity, host: shared.host, iofs_source: &source, network, hostname: &shared.hostname };
+        let plan =
+            Plan { spec, config: &shared.config, identity: &shared.identity, host: shared.host, iofs_source: &source, network, hostname: &shared.hostname };
         let malformed = |e: serde_json::Error| EngineError::new(Op::Create, &spec.id, Fault::Malformed { what: e.to_string() });
         let body = plan.body().map_err(malformed)?;
         let created = shared.engine.create(&spec.id, &body, left(until));

@@ -85,7 +85,12 @@ fn a_container_is_as_the_specification_says() {
     }
     assert_eq!((&host["Memory"], &host["MemorySwap"], &host["MemorySwappiness"]), (&134_217_728.into(), &134_217_728.into(), &0.into()));
     assert_eq!((&host["CpuPeriod"], &host["CpuQuota"], &host["PidsLimit"]), (&100_000.into(), &50_000.into(), &50.into()));
-    let ulimits: Vec<(&str, i64, i64)> = host["Ulimits"].as_array().expect("ulimits").iter().map(|u| (u["Name"].as_str().expect("name"), u["Soft"].as_i64().expect("soft"), u["Hard"].as_i64().expect("hard"))).collect();
+    let ulimits: Vec<(&str, i64, i64)> = host["Ulimits"]
+        .as_array()
+        .expect("ulimits")
+        .iter()
+        .map(|u| (u["Name"].as_str().expect("name"), u["Soft"].as_i64().expect("soft"), u["Hard"].as_i64().expect("hard")))
+        .collect();
     assert_eq!(ulimits, [("nofile", 350, 350), ("memlock", 65536, 65536), ("sigpending", 5000, 5000), ("msgqueue", 819_200, 819_200)]);
     assert_eq!(host["ReadonlyRootfs"], true);
     assert_eq!(host["Tmpfs"]["/tmp"], "size=16m");
@@ -97,7 +102,16 @@ fn a_container_is_as_the_specification_says() {
 
     // And the same seen from inside.
     let look = room.folder.read("look");
-    for line in ["root=false", "tmp=true", "net=1", "one=docker-init", "Uid:\t1000\t1000\t1000\t1000", "Gid:\t1000\t1000\t1000\t1000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
+    for line in [
+        "root=false",
+        "tmp=true",
+        "net=1",
+        "one=docker-init",
+        "Uid:\t1000\t1000\t1000\t1000",
+        "Gid:\t1000\t1000\t1000\t1000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
         assert!(look.lines().any(|l| l == line), "{line} in\n{look}");
     }
     assert!(look.lines().any(|l| l.starts_with("Max open files            350                  350")), "{look}");

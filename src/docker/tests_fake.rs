@@ -70,7 +70,10 @@ fn many_who_want_an_image_share_one_pull() {
 #[test]
 fn all_who_wait_for_a_pull_learn_why_it_failed() {
     let folder = Folder::new();
-    let fake = Fake::new(|line, _| line.contains("/images/create").then(|| Reply::Json(200, "{\"status\":\"x\"}\n{\"errorDetail\":{\"message\":\"manifest unknown\"},\"error\":\"manifest unknown\"}\n".to_owned())));
+    let fake = Fake::new(|line, _| {
+        line.contains("/images/create")
+            .then(|| Reply::Json(200, "{\"status\":\"x\"}\n{\"errorDetail\":{\"message\":\"manifest unknown\"},\"error\":\"manifest unknown\"}\n".to_owned()))
+    });
     let docker = open(&fake, &folder);
     std::thread::scope(|scope| {
         for _ in 0..5 {
@@ -164,7 +167,10 @@ fn a_removal_under_way_is_waited_for_and_a_gone_container_is_fine() {
     let folder = Folder::new();
     let fake = Fake::new({
         let answers = Mutex::new(vec![404, 409, 500, 409]);
-        move |line, _| line.starts_with("DELETE").then(|| Reply::Json(answers.lock().pop().unwrap_or(404), r#"{"message":"removal of container abc is already in progress"}"#.to_owned()))
+        move |line, _| {
+            line.starts_with("DELETE")
+                .then(|| Reply::Json(answers.lock().pop().unwrap_or(404), r#"{"message":"removal of container abc is already in progress"}"#.to_owned()))
+        }
     });
     let docker = open(&fake, &folder);
     let instance = Instance { id: "x".into(), engine_id: "abc".into(), pid: None, freezer: None };
@@ -200,7 +206,9 @@ fn a_volume_of_socket_folders_is_found_on_the_engines_host() {
     });
     let mut config = config();
     config.host = fake.host.clone();
-    let open = |name: &str| Docker::open(&config, &Identity { store_id: Id::new(), instance_id: Id::new(), iofs: folder.path.clone(), iofs_docker: Some(name.to_owned()) });
+    let open = |name: &str| {
+        Docker::open(&config, &Identity { store_id: Id::new(), instance_id: Id::new(), iofs: folder.path.clone(), iofs_docker: Some(name.to_owned()) })
+    };
     let docker = open("sockets").expect("opens");
     assert_eq!(docker.shared.engine_iofs.as_deref(), Some(Path::new("/var/lib/docker/volumes/sockets/_data")));
     assert!(matches!(open("elsewhere"), Err(DockerOpenError::Volume { .. })));

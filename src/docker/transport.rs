@@ -35,7 +35,14 @@ impl Transport {
     }
 
     /// Sends; `target` is the whole path. Any status is a success here.
-    pub(super) fn send(&self, ask: &Ask<'_>, target: &str, within: Duration, idle_within: Option<Duration>, body: &mut dyn Read) -> Result<Stream, EngineError> {
+    pub(super) fn send(
+        &self,
+        ask: &Ask<'_>,
+        target: &str,
+        within: Duration,
+        idle_within: Option<Duration>,
+        body: &mut dyn Read,
+    ) -> Result<Stream, EngineError> {
         match self {
             // Silence between events is no fault; everything else has a bound.
             Transport::Unix(client) => unix(client, ask, target, within, Some(idle_within.unwrap_or(within)).filter(|_| ask.op != Op::Events), body),
@@ -56,16 +63,23 @@ fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_wit
             fields.push(("Content-Type", "application/json"));
             RequestBody::Bytes(json)
         }
-        None if ask.op == Op::LoadImage => {
+        None if ask.op.sends_archive() => {
             fields.push(("Content-Type", "application/x-tar"));
             RequestBody::Reader { reader: body, len: None }
         }
         None => RequestBody::Empty,
     };
     let mut request = Request { method: ask.method, target, fields: &fields, body, connect_within: CONNECT.min(within), head_within: within, idle_within };
-    let mut response = client.send(&mut request).map_err(|e| client_error(ask.op, ask.subject, e))?;
+    let response = client.send(&mut request).map_err(|e| client_error(ask.op, ask.subject, e))?;
     let interrupter = (ask.op == Op::Events).then(|| response.interrupter());
-    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status: response.status, silence: idle_within.unwrap_or(within), interrupter, reader: BufReader::new(Box::new(response.reader())) })
+    Ok(Stream {
+        op: ask.op,
+        subject: ask.subject.to_owned(),
+        status: response.status,
+        silence: idle_within.unwrap_or(within),
+        interrupter,
+        reader: BufReader::new(Box::new(response.reader())),
+    })
 }
 
 fn tcp_agent() -> ureq::Agent {
@@ -81,7 +95,11 @@ fn tcp_agent() -> ureq::Agent {
         .new_agent()
 }
 
-fn run_bounded(agent: &ureq::Agent, request: ureq::http::Request<impl ureq::AsSendBody>, within: Duration) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+fn run_bounded(
+    agent: &ureq::Agent,
+    request: ureq::http::Request<impl ureq::AsSendBody>,
+    within: Duration,
+) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
     agent.run(agent.configure_request(request).timeout_recv_response(Some(within)).timeout_recv_body(Some(within)).build())
 }
 
@@ -91,7 +109,7 @@ fn tcp(agent: &ureq::Agent, ask: &Ask<'_>, url: &str, within: Duration, body: &m
         builder = builder.header(*name, value);
     }
     let malformed = |e: ureq::http::Error| EngineError::new(ask.op, ask.subject, Fault::Malformed { what: e.to_string() });
-    let result = if ask.op == Op::LoadImage {
+    let result = if ask.op.sends_archive() {
         let request = builder.header("Content-Type", "application/x-tar").body(ureq::SendBody::from_reader(body)).map_err(malformed)?;
         run_bounded(agent, request, within)
     } else if ask.method == "POST" {
@@ -105,7 +123,14 @@ fn tcp(agent: &ureq::Agent, ask: &Ask<'_>, url: &str, within: Duration, body: &m
     };
     let response = result.map_err(|e| EngineError::new(ask.op, ask.subject, ureq_fault(&e, within)))?;
     let status = response.status().as_u16();
-    Ok(Stream { op: ask.op, subject: ask.subject.to_owned(), status, silence: within, interrupter: None, reader: BufReader::new(Box::new(response.into_body().into_reader())) })
+    Ok(Stream {
+        op: ask.op,
+        subject: ask.subject.to_owned(),
+        status,
+        silence: within,
+        interrupter: None,
+        reader: BufReader::new(Box::new(response.into_body().into_reader())),
+    })
 }
 
 /// The body of an answer.
@@ -172,8 +197,12 @@ fn client_error(op: Op, subject: &str, error: ClientError) -> EngineError {
         ClientError::Connect { .. } => Fault::Away { text: error.to_string() },
         ClientError::Timeout { phase: Phase::Connect, .. } => Fault::Away { text: error.to_string() },
         ClientError::Timeout { limit, .. } => Fault::Timeout { limit },
-        ClientError::Closed { .. } | ClientError::RequestBody { .. } | ClientError::Interrupted { .. } | ClientError::Io { .. } => Fault::Broken { text: error.to_string() },
-        ClientError::Malformed { .. } | ClientError::Head { .. } | ClientError::Chunks { .. } | ClientError::TooLarge { .. } => Fault::Malformed { what: error.to_string() },
+        ClientError::Closed { .. } | ClientError::RequestBody { .. } | ClientError::Interrupted { .. } | ClientError::Io { .. } => {
+            Fault::Broken { text: error.to_string() }
+        }
+        ClientError::Malformed { .. } | ClientError::Head { .. } | ClientError::Chunks { .. } | ClientError::TooLarge { .. } => {
+            Fault::Malformed { what: error.to_string() }
+        }
     };
     EngineError::new(op, subject, fault)
 }
@@ -181,11 +210,12 @@ fn client_error(op: Op, subject: &str, error: ClientError) -> EngineError {
 fn ureq_fault(error: &ureq::Error, limit: Duration) -> Fault {
     let text = error.to_string();
     match error {
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => Fault::Away { text },
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+            Fault::Away { text }
+        }
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Fault::Away { text },
         ureq::Error::Timeout(_) => Fault::Timeout { limit },
         ureq::Error::Io(_) => Fault::Broken { text },
         _ => Fault::Malformed { what: text },
     }
 }
-

@@ -14,6 +14,7 @@ use super::request::{Action, Refusal, Request};
 use super::sock::{Got, Sock};
 use super::{Calls, Directory, LINGER};
 use crate::call::{Body, Call, CallError};
+use crate::http1::fields::is_token_byte;
 use crate::http1::{BodyFraming, HeadError, parse_request};
 use crate::metrics::EDGE;
 use crate::model::{FnSpec, Id};
@@ -52,25 +53,37 @@ impl Conn {
         Conn { id, sock, registered: false, carry: Vec::new(), scan: HeadScan::default(), try_now: false, answered: None, brisk: false, head_since: None }
     }
 
-    /// For the poller: takes more bytes of an incomplete head. Most of what
-    /// trickles in needs no worker.
+    /// For the poller: takes bytes of a head that is not complete. A head that
+    /// trickles in, or never ends, costs no worker.
     pub(super) fn pull(&mut self, max: usize) -> Pulled {
         self.carry.reserve(PULL);
         match self.sock.recv_now(&mut self.carry) {
-            Got::Bytes(_) if self.scan.due(&self.carry, max) => {
-                self.try_now = true;
-                Pulled::Serve
+            Got::Bytes(_) => {
+                let since = *self.head_since.get_or_insert_with(Instant::now);
+                // What begins like no method (TLS, for one) is refused at once.
+                let strange = self.carry.first().is_some_and(|b| *b != b'\r' && !is_token_byte(*b));
+                self.try_now = strange || self.carry.len() >= max || self.scan.may_have_ended(&self.carry);
+                if self.try_now { Pulled::Serve } else { Pulled::Wait { since } }
             }
-            Got::Bytes(_) | Got::Nothing => Pulled::Wait,
+            Got::Nothing => Pulled::Nothing,
             Got::End | Got::Gone | Got::Late => Pulled::Close,
         }
+    }
+
+    /// No request of this client was answered yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.answered.is_none()
     }
 }
 
 /// What an incomplete head needs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pulled {
-    Wait,
+    /// More of it; its first byte came then.
+    Wait {
+        since: Instant,
+    },
+    Nothing,
     Serve,
     Close,
 }
@@ -85,16 +98,19 @@ struct HeadScan {
 
 impl HeadScan {
     fn due(&mut self, buf: &[u8], max: usize) -> bool {
-        if buf.len() < self.next_try && buf.len() < max {
-            let tail = &buf[self.seen.saturating_sub(3).min(buf.len())..];
+        let due = buf.len() >= self.next_try || buf.len() >= max || self.may_have_ended(buf);
+        if due {
             self.seen = buf.len();
-            if !tail.windows(2).any(|w| w == b"\n\n") && !tail.windows(3).any(|w| w == b"\n\r\n") {
-                return false;
-            }
+            self.next_try = buf.len() * 2;
         }
+        due
+    }
+
+    /// Whether an empty line has come since the last look.
+    fn may_have_ended(&mut self, buf: &[u8]) -> bool {
+        let tail = &buf[self.seen.saturating_sub(3).min(buf.len())..];
         self.seen = buf.len();
-        self.next_try = buf.len() * 2;
-        true
+        tail.windows(2).any(|w| w == b"\n\n") || tail.windows(3).any(|w| w == b"\n\r\n")
     }
 }
 

@@ -58,7 +58,7 @@ use crate::store::Store;
 use body::BodyLimits;
 use conn::{Conn, Limits, Scratch, Shared};
 use forward::Forwarder;
-use poll::{Loop, Poller, Serve};
+use poll::{Loop, PollLimits, Poller, Serve};
 
 /// After an answer a worker waits this long for the next request of the same
 /// connection, before it is parked.
@@ -158,7 +158,13 @@ impl Edge {
     /// See [`EdgeError`].
     pub fn start_with(config: &Config, calls: Arc<dyn Calls>, directory: Arc<dyn Directory>, api_socket: PathBuf) -> Result<Edge, EdgeError> {
         let (listener, local) = open_listener(config.listen).map_err(|source| EdgeError::Listen { address: config.listen, source })?;
-        let poller = Poller::new(config.max_connections, config.keep_alive_timeout, config.max_request_head_bytes).map_err(|e| EdgeError::Poll(e.into()))?;
+        let poll_limits = PollLimits {
+            max_connections: config.max_connections,
+            silence: config.keep_alive_timeout,
+            head_bytes: config.max_request_head_bytes,
+            head_time: config.head_read_timeout,
+        };
+        let poller = Poller::new(poll_limits).map_err(|e| EdgeError::Poll(e.into()))?;
         let shared = Arc::new(Shared {
             limits: Limits {
                 head_bytes: config.max_request_head_bytes,

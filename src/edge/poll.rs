@@ -81,6 +81,18 @@ struct Table {
     closing: bool,
 }
 
+/// What the poller obeys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PollLimits {
+    pub(super) max_connections: usize,
+    /// How long a new client may say nothing.
+    pub(super) silence: Duration,
+    /// Largest head.
+    pub(super) head_bytes: usize,
+    /// Longest time from a head's first byte to its last.
+    pub(super) head_time: Duration,
+}
+
 /// What the thread and the workers share.
 pub(super) struct Poller {
     epoll: OwnedFd,
@@ -92,11 +104,7 @@ pub(super) struct Poller {
     /// Open connections of this listener.
     pub(super) open: Arc<AtomicUsize>,
     carried: AtomicUsize,
-    max_connections: usize,
-    /// How long a new client may say nothing.
-    silence: Duration,
-    /// Largest head.
-    head_bytes: usize,
+    limits: PollLimits,
     /// Test hook: the next so many accepts fail as if descriptors had run out.
     #[cfg(test)]
     pub(super) starve: AtomicUsize,
@@ -109,7 +117,7 @@ pub(super) trait Serve: Send {
 }
 
 impl Poller {
-    pub(super) fn new(max_connections: usize, silence: Duration, head_bytes: usize) -> Result<Poller, Errno> {
+    pub(super) fn new(limits: PollLimits) -> Result<Poller, Errno> {
         let poller = Poller {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -119,9 +127,7 @@ impl Poller {
             ending: AtomicBool::new(false),
             open: Arc::default(),
             carried: AtomicUsize::new(0),
-            max_connections,
-            silence,
-            head_bytes,
+            limits,
             #[cfg(test)]
             starve: AtomicUsize::new(0),
         };
@@ -384,7 +390,7 @@ impl Poller {
 
     fn welcome(&self, fd: OwnedFd) {
         EDGE.accepted.add(1);
-        let full = self.open.load(Ordering::SeqCst) >= self.max_connections;
+        let full = self.open.load(Ordering::SeqCst) >= self.limits.max_connections;
         let sock = Arc::new(Sock::new(fd, Arc::clone(&self.open)));
         if full {
             EDGE.refused_connections.add(1);
@@ -397,7 +403,7 @@ impl Poller {
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let conn = Conn::new(id, sock);
-        let deadline = Instant::now() + self.silence;
+        let deadline = Instant::now() + self.limits.silence;
         self.park(conn, Parking::Idle, deadline);
     }
 
@@ -435,12 +441,14 @@ impl Poller {
 
     /// A parked connection has something to read.
     fn readable(&self, mut parked: Parked, server: &impl Serve) {
+        // A client that was answered before is taken to send whole heads.
         let pulled = match parked.why {
-            Parking::Idle => Pulled::Serve,
-            Parking::Head => parked.conn.pull(self.head_bytes),
+            Parking::Idle if !parked.conn.is_fresh() => Pulled::Serve,
+            Parking::Idle | Parking::Head => parked.conn.pull(self.limits.head_bytes),
         };
         match pulled {
-            Pulled::Wait => self.park(parked.conn, parked.why, parked.deadline),
+            Pulled::Wait { since } => self.park(parked.conn, Parking::Head, since + self.limits.head_time),
+            Pulled::Nothing => self.park(parked.conn, parked.why, parked.deadline),
             Pulled::Close => {}
             Pulled::Serve => {
                 if let Err(conn) = server.serve(parked.conn) {

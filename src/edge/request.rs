@@ -31,7 +31,11 @@ pub(super) struct Request {
 /// What is to be done.
 #[derive(Debug)]
 pub(super) enum Action {
-    Call { door: Door, spec: Arc<FnSpec>, fields: Vec<u8> },
+    Call {
+        door: Door,
+        spec: Arc<FnSpec>,
+        fields: Vec<u8>,
+    },
     Forward(ForwardHead),
     /// Known without the body.
     Answer(Answer),
@@ -103,11 +107,14 @@ fn trigger(head: &RequestHead<'_>, target: Target<'_>, host: &str, (app, source)
 }
 
 fn missed(miss: Miss) -> Answer {
-    Answer::new(404, match miss {
-        Miss::Function => "Fn not found",
-        Miss::App => "App not found",
-        Miss::Trigger => "Trigger not found",
-    })
+    Answer::new(
+        404,
+        match miss {
+            Miss::Function => "Fn not found",
+            Miss::App => "App not found",
+            Miss::Trigger => "Trigger not found",
+        },
+    )
 }
 
 /// The value of the one `Host` field, `""` where HTTP/1.0 has none.

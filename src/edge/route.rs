@@ -11,9 +11,14 @@ pub(super) enum Route<'t> {
     /// `POST /invoke/:id`; the id as text, any text.
     Invoke(Cow<'t, str>),
     /// `/t/:app[/*source]`.
-    Trigger { app: Cow<'t, str>, source: Cow<'t, str> },
+    Trigger {
+        app: Cow<'t, str>,
+        source: Cow<'t, str>,
+    },
     /// To the management API; `open` needs no token (liveness).
-    Forward { open: bool },
+    Forward {
+        open: bool,
+    },
     NotFound,
     MethodNotAllowed,
 }

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::state::{STATES, State};
 use crate::call::Exit;
 use crate::driver::{ExitSink, Instance};
-use crate::model::Id;
+use crate::model::{FnLimits, Id};
 use crate::pool::Token;
 use crate::uds::function::FunctionSocket;
 use crate::uds::iofs::Folder;
@@ -48,6 +48,16 @@ pub(super) struct Pulse {
 impl std::fmt::Debug for Pulse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pulse").field("id", &self.id).field("state", &self.state()).field("exit", &self.exit()).finish_non_exhaustive()
+    }
+}
+
+impl Container {
+    /// It must not serve another call: its process has ended, or its function's
+    /// limits on calls and age say so.
+    pub(super) fn is_worn(&self, limits: &FnLimits, now: Instant) -> bool {
+        let called_out = limits.max_calls > 0 && self.calls >= limits.max_calls;
+        let old = limits.max_age.is_some_and(|age| now.saturating_duration_since(self.pulse.born) >= age);
+        called_out || old || self.pulse.exit().is_some()
     }
 }
 

@@ -85,14 +85,21 @@ pub(super) fn retire_from(me: Contender, oldest_wait: Instant, turn: Duration, o
     able().filter(|(_, o)| o.last_grant.is_none_or(|at| now.saturating_duration_since(at) >= turn)).min_by_key(|(_, o)| o.last_grant).map(|(i, _)| i)
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Id;
     use proptest::prelude::*;
 
     fn candidate(mib: u64, idle_s: u64) -> Candidate {
-        Candidate { queue: 0, id: Id::new(), need: Need { mib, mcpu: 0 }, idle_for: Duration::from_secs(idle_s), start_cost: Duration::from_millis(300), rate: 0.0 }
+        Candidate {
+            queue: 0,
+            id: Id::new(),
+            need: Need { mib, mcpu: 0 },
+            idle_for: Duration::from_secs(idle_s),
+            start_cost: Duration::from_millis(300),
+            rate: 0.0,
+        }
     }
 
     fn mib(mib: u64) -> Need {

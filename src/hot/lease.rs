@@ -75,7 +75,13 @@ impl Lease {
     /// # Errors
     /// When the call could not be sent: the function was asked nothing, so
     /// another container may be.
-    pub fn exchange(&mut self, request: &FnRequest<'_>, caller: &mut dyn Caller, limits: &Limits, stop: &Stop) -> Result<(Result<(), CallError>, Fate), CallError> {
+    pub fn exchange(
+        &mut self,
+        request: &FnRequest<'_>,
+        caller: &mut dyn Caller,
+        limits: &Limits,
+        stop: &Stop,
+    ) -> Result<(Result<(), CallError>, Fate), CallError> {
         let socket = &mut self.held().socket;
         let sent = socket.send(request, stop)?;
         Ok(socket.receive(sent, request, caller, limits, stop))

@@ -22,7 +22,8 @@ pub(super) fn start(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token) 
     let needed = queue.with(|inner| {
         inner.slots.queued -= 1;
         // Others may have served the callers while this job stood in the lane.
-        let needed = !inner.closing && inner.slots.waiting() > inner.slots.starting;
+        let short_of_min = !inner.retired && inner.slots.live() + inner.slots.starting < queue.spec.limits.min_instances;
+        let needed = !inner.closing && (short_of_min || inner.slots.waiting() > inner.slots.starting);
         inner.slots.starting += usize::from(needed);
         needed
     });
@@ -113,7 +114,13 @@ fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: I
     }
 }
 
-fn await_socket(shared: &Shared, watch: &crate::uds::listener::Watch, boot_exit: &crossbeam_channel::Receiver<crate::call::Exit>, until: Instant, limit: Duration) -> Result<(), LaunchError> {
+fn await_socket(
+    shared: &Shared,
+    watch: &crate::uds::listener::Watch,
+    boot_exit: &crossbeam_channel::Receiver<crate::call::Exit>,
+    until: Instant,
+    limit: Duration,
+) -> Result<(), LaunchError> {
     loop {
         // Short rounds only so that a shutdown is seen: nothing signals it on a channel.
         let round = until.min(Instant::now() + Duration::from_millis(100));

@@ -14,7 +14,11 @@ mod lease;
 mod lifecycle;
 mod plan;
 mod queue;
+#[cfg(test)]
+mod schedules;
 mod slots;
+#[cfg(test)]
+mod slots_tests;
 mod state;
 mod sync;
 
@@ -28,7 +32,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::call::{CallError, Caller};
 use crate::driver::Driver;
-use crate::model::{FnSpec, SlotKey};
+use crate::model::{FnSpec, Id, SlotKey};
 use crate::pool::{Lane, Need, SpawnError, Stop, Thread, Tokens, spawn};
 use crate::uds::iofs::Iofs;
 use crate::uds::listener::Watcher;
@@ -132,7 +136,14 @@ impl Hot {
         }
     }
 
-    fn wait(&self, queue: Arc<SlotQueue>, ticket: &Arc<queue::CallTicket>, caller: &dyn Caller, now: Instant, deadline: Option<Instant>) -> Result<Lease, CallError> {
+    fn wait(
+        &self,
+        queue: Arc<SlotQueue>,
+        ticket: &Arc<queue::CallTicket>,
+        caller: &dyn Caller,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Lease, CallError> {
         // Most waits are short: only a long one pays for watching the client.
         let first = now + WATCH_AFTER;
         let mut watched = None;
@@ -201,6 +212,26 @@ impl Hot {
         Ok(queue)
     }
 
+    /// Keeps the function's minimum of containers up from now on.
+    pub fn prewarm(&self, spec: &Arc<FnSpec>) {
+        match self.queue(spec, Instant::now()) {
+            Ok(queue) => queue.ring(),
+            Err(error) => log::warn!("no containers ahead of calls for {} ({}): {error}", spec.fn_name, spec.fn_id),
+        }
+    }
+
+    /// Lets go of the containers of every configuration that `current` no
+    /// longer names: idle ones now, busy ones at their finish.
+    pub fn retire_stale(&self, current: impl Fn(&Id) -> Option<SlotKey>) {
+        for queue in self.shared.all() {
+            let stale = current(&queue.spec.fn_id) != Some(queue.spec.key);
+            let changed = queue.with(|inner| std::mem::replace(&mut inner.retired, stale) != stale);
+            if changed {
+                queue.ring();
+            }
+        }
+    }
+
     /// Fails everybody who waits and refuses new callers; running calls go on.
     pub fn refuse(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
@@ -242,7 +273,10 @@ impl Hot {
             usage.total.mib, usage.used.mib, usage.total.mcpu, usage.used.mcpu, usage.waiting
         );
         let ((start_queued, start_running), (stop_queued, stop_running)) = (self.shared.starts.load(), self.shared.stops.load());
-        let _ = write!(text, "\"lanes\":{{\"start\":{{\"queued\":{start_queued},\"running\":{start_running}}},\"stop\":{{\"queued\":{stop_queued},\"running\":{stop_running}}}}},\"queues\":[");
+        let _ = write!(
+            text,
+            "\"lanes\":{{\"start\":{{\"queued\":{start_queued},\"running\":{start_running}}},\"stop\":{{\"queued\":{stop_queued},\"running\":{stop_running}}}}},\"queues\":["
+        );
         for (n, queue) in self.shared.all().iter().enumerate() {
             if n > 0 {
                 text.push(',');

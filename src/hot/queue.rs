@@ -51,6 +51,8 @@ pub(super) struct Inner {
     pub(super) last_grant: Option<Instant>,
     pub(super) calls: u64,
     pub(super) closing: bool,
+    /// The function was changed or deleted.
+    pub(super) retired: bool,
     /// The launcher has left: use another queue.
     pub(super) ended: bool,
     pub(super) last_used: Instant,
@@ -59,7 +61,10 @@ pub(super) struct Inner {
 /// What a caller gets from a queue.
 #[derive(Debug)]
 pub(super) enum Entry {
-    Got { container: Box<Container>, frozen: bool },
+    Got {
+        container: Box<Container>,
+        frozen: bool,
+    },
     Wait(Arc<CallTicket>),
     Refused(CallError),
     /// The queue has ended: look it up again.
@@ -87,6 +92,7 @@ impl SlotQueue {
             last_grant: None,
             calls: 0,
             closing: false,
+            retired: false,
             ended: false,
             last_used: now,
         };
@@ -141,7 +147,8 @@ impl SlotQueue {
     pub(super) fn give(&self, container: Box<Container>, now: Instant, quick_due: Option<Duration>) -> Option<Box<Container>> {
         let mut inner = self.inner.lock();
         let retiring = inner.retire > 0;
-        if inner.closing || inner.ended || retiring || container.pulse.exit().is_some() {
+        let stale = inner.retired && inner.slots.waiting() == 0;
+        if inner.closing || inner.ended || retiring || stale || container.is_worn(&self.spec.limits, now) {
             inner.retire -= usize::from(retiring);
             inner.slots.stopping += 1;
             drop(inner);
@@ -222,20 +229,23 @@ impl SlotQueue {
 }
 
 impl Inner {
-    pub(super) fn view(&self, spec: &FnSpec, freeze_after: Option<Duration>) -> View {
+    pub(super) fn view(&self, spec: &FnSpec, freeze_after: Option<Duration>, now: Instant) -> View {
         View {
             waiting: self.slots.waiting(),
             waiting_since: self.waiting_since,
             starting: self.reserved + self.slots.queued + self.slots.starting,
             busy: self.slots.busy,
             freezing: self.slots.freezing,
-            idle: self.slots.idle().iter().map(|i| IdleView { since: i.since, frozen: i.frozen, dead: i.item.pulse.exit().is_some() }).collect(),
+            idle: self.slots.idle().iter().map(|i| IdleView { since: i.since, frozen: i.frozen, dead: i.item.is_worn(&spec.limits, now) }).collect(),
             service: self.service,
             start_cost: self.start_cost,
             hold_off_until: self.hold_off_until(),
             freeze_after,
             idle_timeout: Duration::from_secs(u64::from(spec.idle_timeout_s)),
             closing: self.closing,
+            retired: self.retired,
+            min: spec.limits.min_instances,
+            max: spec.limits.max_instances,
         }
     }
 

@@ -29,18 +29,18 @@ impl State {
     /// Whether a container in this state may become `next`.
     pub const fn can_become(self, next: State) -> bool {
         use State::*;
-        match (self, next) {
-            (Reserved, Creating | Gone) => true,
-            (Creating, Booting | Stopping) => true,
-            (Booting, Idle | Busy | Stopping) => true,
-            (Idle, Busy | Freezing | Stopping) => true,
-            (Busy, Idle | Busy | Stopping) => true,
-            (Freezing, Idle | Frozen | Stopping) => true,
-            (Frozen, Thawing | Stopping) => true,
-            (Thawing, Busy | Stopping) => true,
-            (Stopping, Gone) => true,
-            _ => false,
-        }
+        matches!(
+            (self, next),
+            (Reserved, Creating | Gone)
+                | (Creating, Booting | Stopping)
+                | (Booting, Idle | Busy | Stopping)
+                | (Idle, Busy | Freezing | Stopping)
+                | (Busy, Idle | Busy | Stopping)
+                | (Freezing, Idle | Frozen | Stopping)
+                | (Frozen, Thawing | Stopping)
+                | (Thawing, Busy | Stopping)
+                | (Stopping, Gone)
+        )
     }
 
     pub const fn name(self) -> &'static str {

@@ -43,18 +43,39 @@ pub struct Decoded<'i> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before or among the digits of a size.
-    Size { value: u64, digits: u8 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
     /// After the digits: white space before a `;`.
-    BeforeExtension { value: u64, used: u32 },
-    Extension { value: u64, used: u32 },
-    SizeLf { value: u64 },
-    Data { left: u64 },
+    BeforeExtension {
+        value: u64,
+        used: u32,
+    },
+    Extension {
+        value: u64,
+        used: u32,
+    },
+    SizeLf {
+        value: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataCr,
     DataLf,
-    TrailerStart { used: u32 },
-    TrailerName { used: u32 },
-    TrailerValue { used: u32 },
-    TrailerLf { used: u32 },
+    TrailerStart {
+        used: u32,
+    },
+    TrailerName {
+        used: u32,
+    },
+    TrailerValue {
+        used: u32,
+    },
+    TrailerLf {
+        used: u32,
+    },
     LastLf,
     Done,
 }
@@ -156,7 +177,9 @@ impl ChunkedDecoder {
             }
             State::LastLf if byte == b'\n' => Ok(State::Done),
             State::LastLf => Err(ChunkError::LineEnd),
-            State::TrailerStart { used: MAX_TRAILERS.. } | State::TrailerName { used: MAX_TRAILERS.. } | State::TrailerValue { used: MAX_TRAILERS.. } => Err(ChunkError::TrailersTooLarge),
+            State::TrailerStart { used: MAX_TRAILERS.. } | State::TrailerName { used: MAX_TRAILERS.. } | State::TrailerValue { used: MAX_TRAILERS.. } => {
+                Err(ChunkError::TrailersTooLarge)
+            }
             State::TrailerStart { used } if is_token_byte(byte) => Ok(State::TrailerName { used: used + 1 }),
             State::TrailerName { used } if is_token_byte(byte) => Ok(State::TrailerName { used: used + 1 }),
             State::TrailerName { used } if byte == b':' => Ok(State::TrailerValue { used: used + 1 }),

@@ -60,5 +60,10 @@ pub fn is_hop_by_hop(name: &str) -> bool {
 /// The options of all `Connection` fields: `close`, `keep-alive`, names of
 /// fields that end here.
 pub fn connection_options<'f>(fields: &'f [Field<'_>]) -> impl Iterator<Item = &'f [u8]> {
-    fields.iter().filter(|f| f.name.eq_ignore_ascii_case("connection")).flat_map(|f| f.value.split(|&b| b == b',')).map(<[u8]>::trim_ascii).filter(|o| !o.is_empty())
+    fields
+        .iter()
+        .filter(|f| f.name.eq_ignore_ascii_case("connection"))
+        .flat_map(|f| f.value.split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|o| !o.is_empty())
 }

@@ -155,7 +155,13 @@ fn limits_of_a_head() {
     assert_eq!(parse_request(long_line.as_bytes(), 50), Err(HeadError::TargetTooLong { limit: 50 }));
     assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\nA: xxxxxxxx", 20), Err(HeadError::TooLarge { limit: 20 }));
     assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\nA: x\r\n\r\n", 20), Err(HeadError::TooLarge { limit: 20 }));
-    for (error, status) in [(HeadError::TooManyFields, 431), (HeadError::TooLarge { limit: 1 }, 431), (HeadError::TargetTooLong { limit: 1 }, 414), (HeadError::Version, 505), (HeadError::LineEnd, 400)] {
+    for (error, status) in [
+        (HeadError::TooManyFields, 431),
+        (HeadError::TooLarge { limit: 1 }, 431),
+        (HeadError::TargetTooLong { limit: 1 }, 414),
+        (HeadError::Version, 505),
+        (HeadError::LineEnd, 400),
+    ] {
         assert_eq!(error.status(), status);
     }
 }
@@ -334,13 +340,17 @@ fn chunk_heads() {
         chunk_head(n, &mut out);
         String::from_utf8(out).expect("ascii")
     };
-    assert_eq!((head(0), head(1), head(15), head(16), head(31), head(0x1_0000)), ("0\r\n".into(), "1\r\n".into(), "f\r\n".into(), "10\r\n".into(), "1f\r\n".into(), "10000\r\n".into()));
+    assert_eq!(
+        (head(0), head(1), head(15), head(16), head(31), head(0x1_0000)),
+        ("0\r\n".into(), "1\r\n".into(), "f\r\n".into(), "10\r\n".into(), "1f\r\n".into(), "10000\r\n".into())
+    );
     assert_eq!(head(usize::MAX), "ffffffffffffffff\r\n");
     assert_eq!((reason(200), reason(502), reason(599)), ("OK", "Bad Gateway", ""));
 }
 
 fn a_field() -> impl Strategy<Value = (String, Vec<u8>)> {
-    ("[A-Za-z0-9!#$%&'*+.^_`|~-]{1,20}", prop::collection::vec(prop_oneof![Just(b'\t'), 0x20u8..0x7f, 0x80u8..], 0..40)).prop_map(|(name, value)| (name, value.trim_ascii().to_vec()))
+    ("[A-Za-z0-9!#$%&'*+.^_`|~-]{1,20}", prop::collection::vec(prop_oneof![Just(b'\t'), 0x20u8..0x7f, 0x80u8..], 0..40))
+        .prop_map(|(name, value)| (name, value.trim_ascii().to_vec()))
 }
 
 proptest! {

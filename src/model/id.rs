@@ -129,7 +129,15 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_ids() {
-        for text in ["", "x", "01HF7YAT3V180G40RZJ000000", "01HF7YAT3V180G40RZJ00000011", "01hf7yat3v180g40rzj0000001", "ZZHF7YAT3V180G40RZJ0000001", "01HF7YAT3V180G40RZJ000000é"] {
+        for text in [
+            "",
+            "x",
+            "01HF7YAT3V180G40RZJ000000",
+            "01HF7YAT3V180G40RZJ00000011",
+            "01hf7yat3v180g40rzj0000001",
+            "ZZHF7YAT3V180G40RZJ0000001",
+            "01HF7YAT3V180G40RZJ000000é",
+        ] {
             assert_eq!(text.parse::<Id>(), Err(NotAnId), "{text}");
         }
     }

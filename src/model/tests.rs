@@ -36,7 +36,10 @@ fn first_broken_rule_of_an_app_wins() {
         (&format!(r#"{{"name":"{long}.","annotations":{{"":1}}}}"#), AppNameTooLong),
         (r#"{"name":"a.b","annotations":{"":1}}"#, AppNameInvalid),
         (r#"{"name":"a","annotations":{"":1},"syslog_url":"yo"}"#, AnnotationKey),
-        (r#"{"name":"a","syslog_url":"yo","shape":"ARM"}"#, SyslogInvalid { url: "yo".into(), reason: "invalid scheme, only [tcp, udp, unix, unixgram, tcp+tls] are supported" }),
+        (
+            r#"{"name":"a","syslog_url":"yo","shape":"ARM"}"#,
+            SyslogInvalid { url: "yo".into(), reason: "invalid scheme, only [tcp, udp, unix, unixgram, tcp+tls] are supported" },
+        ),
         (r#"{"name":"a","shape":"ARM","config":{"":"x"}}"#, AppShapeInvalid),
         (r#"{"name":"a","config":{"":"x"}}"#, ConfigKeyEmpty),
         (r#"{"name":"a","config":{"a=b":"x"}}"#, ConfigKeyInvalid { key: "a=b".into() }),
@@ -93,7 +96,22 @@ fn loose_json() {
     let a = app("{\"NAME\":\"a3\",\"nope\":[1],\"Config\":{\"k\":null}} trailing").expect("accepted");
     assert_eq!((a.name.as_str(), a.config.get("k").map(String::as_str)), ("a3", Some("")));
     assert_eq!(app("null").err(), Some(ModelError::AppMissingName));
-    for body in ["", " ", "[]", "1", "\"x\"", "{", "{\"name\":1}", "{\"config\":[]}", "{\"config\":{\"a\":1}}", "{\"created_at\":\"yesterday\"}", "{\"created_at\":5}", "{\"annotations\":[]}", "{\"name\":\"\\ud800\"}", "{\"x\":tru}"] {
+    for body in [
+        "",
+        " ",
+        "[]",
+        "1",
+        "\"x\"",
+        "{",
+        "{\"name\":1}",
+        "{\"config\":[]}",
+        "{\"config\":{\"a\":1}}",
+        "{\"created_at\":\"yesterday\"}",
+        "{\"created_at\":5}",
+        "{\"annotations\":[]}",
+        "{\"name\":\"\\ud800\"}",
+        "{\"x\":tru}",
+    ] {
         assert_eq!(app(body).err(), Some(ModelError::InvalidJson), "{body}");
     }
 }
@@ -149,7 +167,9 @@ fn every_change_that_matters_changes_the_key() {
     let a = app(r#"{"name":"a"}"#).expect("valid");
     let f = Fn::create(FnInput::parse(br#"{"name":"f","image":"i"}"#).expect("json"), &a, Timestamp(0)).expect("valid");
     let base = FnSpec::derive(&a, &f).key;
-    for change in [r#"{"config":{"a":"b"}}"#, r#"{"annotations":{"a":1}}"#, r#"{"image":"j"}"#, r#"{"memory":129}"#, r#"{"timeout":31}"#, r#"{"idle_timeout":31}"#] {
+    for change in
+        [r#"{"config":{"a":"b"}}"#, r#"{"annotations":{"a":1}}"#, r#"{"image":"j"}"#, r#"{"memory":129}"#, r#"{"timeout":31}"#, r#"{"idle_timeout":31}"#]
+    {
         let g = f.merged(FnInput::parse(change.as_bytes()).expect("json"), Timestamp(1)).expect("valid");
         assert_ne!(FnSpec::derive(&a, &g).key, base, "{change}");
     }
@@ -205,7 +225,8 @@ fn annotation() -> impl Strategy<Value = String> {
 type Patch = (BTreeMap<String, String>, BTreeMap<String, String>, Option<String>, u64, i32);
 
 fn patches() -> impl Strategy<Value = Vec<Patch>> {
-    let patch = (prop::collection::btree_map(key(), word(), 0..4), prop::collection::btree_map(key(), annotation(), 0..4), prop::option::of(word()), 0u64..3, 0i32..3);
+    let patch =
+        (prop::collection::btree_map(key(), word(), 0..4), prop::collection::btree_map(key(), annotation(), 0..4), prop::option::of(word()), 0u64..3, 0i32..3);
     prop::collection::vec(patch, 0..8)
 }
 

@@ -14,7 +14,9 @@ const MAX_HEADROOM: u64 = 5 << 30;
 pub enum HostError {
     #[error("cannot read MemAvailable from /proc/meminfo")]
     NoMemInfo,
-    #[error("not enough memory: {available_mib} MiB available, hob keeps {headroom_mib} MiB for the host itself (FN_MAX_TOTAL_MEMORY_BYTES sets the amount for functions)")]
+    #[error(
+        "not enough memory: {available_mib} MiB available, hob keeps {headroom_mib} MiB for the host itself (FN_MAX_TOTAL_MEMORY_BYTES sets the amount for functions)"
+    )]
     TooSmall { available_mib: u64, headroom_mib: u64 },
 }
 

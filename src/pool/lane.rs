@@ -134,7 +134,9 @@ mod tests {
         lane.join();
         assert_eq!(done.load(Ordering::SeqCst), 100);
         let late = done.clone();
-        lane.push(move || drop(late.fetch_add(1, Ordering::SeqCst)));
+        lane.push(move || {
+            late.fetch_add(1, Ordering::SeqCst);
+        });
         assert_eq!(done.load(Ordering::SeqCst), 101);
     }
 }

@@ -9,8 +9,13 @@
 mod gate;
 pub mod host;
 mod lane;
+#[cfg(test)]
+pub(crate) mod schedules;
 mod spawn;
+pub(crate) mod sync;
 mod tokens;
+#[cfg(test)]
+mod tokens_tests;
 mod wait;
 mod workers;
 

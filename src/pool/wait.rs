@@ -1,9 +1,9 @@
 //! Blocking on descriptors with a deadline and a way to be called off.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use std::io;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -71,7 +71,8 @@ pub fn wait_for(fd: BorrowedFd<'_>, interest: PollFlags, peer: Option<BorrowedFd
                 Some(timespec(left))
             }
         };
-        let mut fds = [PollFd::from_borrowed_fd(fd, interest), PollFd::from_borrowed_fd(fd, PollFlags::empty()), PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+        let mut fds =
+            [PollFd::from_borrowed_fd(fd, interest), PollFd::from_borrowed_fd(fd, PollFlags::empty()), PollFd::from_borrowed_fd(fd, PollFlags::empty())];
         let mut used = 1;
         let peer_at = peer.map(|peer| {
             fds[used] = PollFd::from_borrowed_fd(peer, PollFlags::empty());

@@ -137,14 +137,18 @@ impl Database {
             snapshot.put_app(Arc::new(app));
             Ok(())
         })?;
-        self.rows("fns", "SELECT id, name, app_id, image, memory, timeout, idle_timeout, config, annotations, created_at, shape, updated_at FROM fns", |row| {
-            let function = self.read_fn(row)?;
-            let id = function.id;
-            if !snapshot.put_fn(Arc::new(function)) {
-                log::warn!("the store {}: fn {id} belongs to no app and is left out", self.path.display());
-            }
-            Ok(())
-        })?;
+        self.rows(
+            "fns",
+            "SELECT id, name, app_id, image, memory, timeout, idle_timeout, config, annotations, created_at, shape, updated_at FROM fns",
+            |row| {
+                let function = self.read_fn(row)?;
+                let id = function.id;
+                if !snapshot.put_fn(Arc::new(function)) {
+                    log::warn!("the store {}: fn {id} belongs to no app and is left out", self.path.display());
+                }
+                Ok(())
+            },
+        )?;
         // By id, so by age: of two with one source the older is served.
         self.rows("triggers", "SELECT id, name, app_id, fn_id, created_at, updated_at, type, source, annotations FROM triggers ORDER BY id", |row| {
             let Some(trigger) = self.read_trigger(row)? else { return Ok(()) };
@@ -317,12 +321,14 @@ impl Database {
     }
 
     pub(super) fn insert_trigger(&mut self, trigger: &Trigger) -> Result<(), WriteError> {
-        let sql = "INSERT INTO triggers (id, name, app_id, fn_id, created_at, updated_at, type, source, annotations) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        let sql =
+            "INSERT INTO triggers (id, name, app_id, fn_id, created_at, updated_at, type, source, annotations) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         self.trigger_row("insert trigger", sql, trigger)
     }
 
     pub(super) fn update_trigger(&mut self, trigger: &Trigger) -> Result<(), WriteError> {
-        let sql = "UPDATE triggers SET name = ?2, app_id = ?3, fn_id = ?4, created_at = ?5, updated_at = ?6, type = ?7, source = ?8, annotations = ?9 WHERE id = ?1";
+        let sql =
+            "UPDATE triggers SET name = ?2, app_id = ?3, fn_id = ?4, created_at = ?5, updated_at = ?6, type = ?7, source = ?8, annotations = ?9 WHERE id = ?1";
         self.trigger_row("update trigger", sql, trigger)
     }
 
@@ -343,13 +349,15 @@ impl Database {
 
     pub(super) fn delete_app(&mut self, id: &Id) -> Result<(), WriteError> {
         let id = id.as_str();
-        let statements: [(&str, &[&str]); 3] = [("DELETE FROM triggers WHERE app_id = ?1", &[id]), ("DELETE FROM fns WHERE app_id = ?1", &[id]), ("DELETE FROM apps WHERE id = ?1", &[id])];
+        let statements: [(&str, &[&str]); 3] =
+            [("DELETE FROM triggers WHERE app_id = ?1", &[id]), ("DELETE FROM fns WHERE app_id = ?1", &[id]), ("DELETE FROM apps WHERE id = ?1", &[id])];
         self.together("delete app", &statements)
     }
 
     pub(super) fn delete_fn(&mut self, function: &Fn) -> Result<(), WriteError> {
         let (id, app_id) = (function.id.as_str(), function.app_id.as_str());
-        let statements: [(&str, &[&str]); 2] = [("DELETE FROM triggers WHERE app_id = ?1 AND fn_id = ?2", &[app_id, id]), ("DELETE FROM fns WHERE id = ?1", &[id])];
+        let statements: [(&str, &[&str]); 2] =
+            [("DELETE FROM triggers WHERE app_id = ?1 AND fn_id = ?2", &[app_id, id]), ("DELETE FROM fns WHERE id = ?1", &[id])];
         self.together("delete fn", &statements)
     }
 

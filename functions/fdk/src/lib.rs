@@ -1,9 +1,7 @@
 //! A function development kit: give `serve` a handler, get a function.
 //!
 //! ```no_run
-//! fn main() {
-//!     fdk::serve(|request| fdk::Response::json(format!("{{\"bytes\":{}}}", request.body().len())));
-//! }
+//! fdk::serve(|request| fdk::Response::json(format!("{{\"bytes\":{}}}", request.body().len())));
 //! ```
 //!
 //! The container contract it follows: read `FN_FORMAT` and `FN_LISTENER`, bind

@@ -35,7 +35,11 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
     let days = y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468;
     let seconds = days * 86_400 + hour * 3600 + minute * 60 + second - offset * 60;
-    let whole = if seconds >= 0 { UNIX_EPOCH.checked_add(Duration::from_secs(seconds.unsigned_abs()))? } else { UNIX_EPOCH.checked_sub(Duration::from_secs(seconds.unsigned_abs()))? };
+    let whole = if seconds >= 0 {
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds.unsigned_abs()))?
+    } else {
+        UNIX_EPOCH.checked_sub(Duration::from_secs(seconds.unsigned_abs()))?
+    };
     whole.checked_add(Duration::from_nanos(u64::from(nanos)))
 }
 

@@ -96,7 +96,12 @@ fn failures_have_their_statuses_and_the_function_lives_on() {
     assert!(function.ask("POST /call HTTP/1.1\r\nX-Do: timeout\r\nContent-Length: 0\r\n\r\n").starts_with("HTTP/1.1 504 "));
     assert!(function.ask("POST /call HTTP/1.1\r\nX-Do: teapot\r\nContent-Length: 0\r\n\r\n").starts_with("HTTP/1.1 200 "));
     assert!(function.ask("POST /call HTTP/1.1\r\nX-Do: left\r\nContent-Length: 0\r\n\r\n").ends_with("\r\n\r\n30"));
-    for bad in ["POST /call HTTP/1.1\r\nContent-Length: x\r\n\r\n", "POST /call HTTP/2\r\n\r\n", "POST /call HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "POST /call HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"] {
+    for bad in [
+        "POST /call HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        "POST /call HTTP/2\r\n\r\n",
+        "POST /call HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "POST /call HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ] {
         assert_eq!(function.ask(bad), "", "{bad}");
     }
 }

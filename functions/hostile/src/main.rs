@@ -175,8 +175,14 @@ fn read_request(stream: &mut UnixStream) -> std::io::Result<Option<Asked>> {
         }
     };
     let head = String::from_utf8_lossy(&data[..end]).into_owned();
-    let field = |name: &str| -> Option<String> { head.lines().find_map(|l| l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().to_owned())) };
-    let asked = Asked { what: field("X-Do").or_else(|| field("Fn-Http-H-X-Do")).unwrap_or_default(), call_id: field("Fn-Call-Id").unwrap_or_default(), head: head.clone() };
+    let field = |name: &str| -> Option<String> {
+        head.lines().find_map(|l| l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().to_owned()))
+    };
+    let asked = Asked {
+        what: field("X-Do").or_else(|| field("Fn-Http-H-X-Do")).unwrap_or_default(),
+        call_id: field("Fn-Call-Id").unwrap_or_default(),
+        head: head.clone(),
+    };
     if asked.what == "close-mid-body" {
         return Ok(None);
     }
@@ -236,7 +242,15 @@ fn answer(stream: &mut UnixStream, asked: &Asked) -> std::io::Result<bool> {
         "two-lengths" => ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc".to_owned(), true),
         "length-and-chunked" => ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), true),
         "wrong-id" => (whole(200, "01HF7YAT3V180G40RZJ0000001", "", "not yours"), true),
-        "hop-fields" => (whole(200, id, "Connection: close, X-Gone\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\nX-Plain: 1\r\nFn-Http-H-Content-Length: 99\r\nFn-Http-H-X-Kept: 1\r\nFn-Http-Status: 418\r\n", "ok"), false),
+        "hop-fields" => (
+            whole(
+                200,
+                id,
+                "Connection: close, X-Gone\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\nX-Plain: 1\r\nFn-Http-H-Content-Length: 99\r\nFn-Http-H-X-Kept: 1\r\nFn-Http-Status: 418\r\n",
+                "ok",
+            ),
+            false,
+        ),
         "close" => return Ok(false),
         "never" => forever(),
         "exit" => std::process::exit(i32::try_from(number).unwrap_or(1)),

@@ -14,7 +14,10 @@ fn a_direct_call() {
     let bench = Bench::new();
     let answer = bench.ask(bench.post("content-type: application/json\r\nx-custom: a\r\nX-CUSTOM: b\r\nFn-Call-Id: mine\r\nFn-Deadline: zz\r\nTE: trailers\r\nKeep-Alive: 5\r\nUpgrade: foo\r\nAuthorization: Basic x\r\nFn-Intent: httprequest\r\nContent-Length: 2\r\n", "{}"));
     assert_eq!((answer.status, answer.minor), (200, 1));
-    assert_eq!(answer.text(), "Content-Type: application/json\r\nX-Custom: a\r\nX-Custom: b\r\nTe: trailers\r\nAuthorization: Basic x\r\nFn-Intent: httprequest\r\n\r\n{}");
+    assert_eq!(
+        answer.text(),
+        "Content-Type: application/json\r\nX-Custom: a\r\nX-Custom: b\r\nTe: trailers\r\nAuthorization: Basic x\r\nFn-Intent: httprequest\r\n\r\n{}"
+    );
     assert_eq!(answer.count("fn-call-id"), 1);
     assert_eq!(answer.field("fn-call-id").map(str::len), Some(26));
     assert_eq!(answer.field("x-echo"), Some("1"));
@@ -195,12 +198,14 @@ fn a_large_answer_to_a_slow_reader_arrives_whole() {
 
 #[test]
 fn http_1_0() {
-    let bench = Setup::new().function("long", |_, caller, _| {
-        caller.begin(&NONE, None).map_err(|_| CallError::ClientGone)?;
-        caller.data(b"abc").map_err(|_| CallError::ClientGone)?;
-        caller.data(b"def").map_err(|_| CallError::ClientGone)?;
-        caller.end().map_err(|_| CallError::ClientGone)
-    }).start();
+    let bench = Setup::new()
+        .function("long", |_, caller, _| {
+            caller.begin(&NONE, None).map_err(|_| CallError::ClientGone)?;
+            caller.data(b"abc").map_err(|_| CallError::ClientGone)?;
+            caller.data(b"def").map_err(|_| CallError::ClientGone)?;
+            caller.end().map_err(|_| CallError::ClientGone)
+        })
+        .start();
     let ask = |name: &str, lines: &str| format!("POST {} HTTP/1.0\r\n{lines}Content-Length: 1\r\n\r\nx", bench.path(name));
     // Closed unless asked otherwise.
     let mut client = bench.connect();
@@ -241,7 +246,16 @@ fn a_trigger_call() {
     let answer = bench.ask("DELETE /t/app/echo?x=1 HTTP/1.1\r\nHost: h:1\r\nUser-Agent: ua\r\nFn-Call-Id: mine\r\nFn-Invoke-Type: detached\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}");
     assert_eq!(answer.status, 200);
     let text = answer.text();
-    for line in ["Fn-Http-H-User-Agent: ua\r\n", "Fn-Http-H-Fn-Call-Id: mine\r\n", "Fn-Http-H-Fn-Invoke-Type: detached\r\n", "\r\nContent-Type: text/plain\r\n", "Fn-Http-H-Content-Length: 2\r\n", "Fn-Intent: httprequest\r\n", "Fn-Http-Method: DELETE\r\n", "Fn-Http-Request-Url: http://h:1/t/app/echo?x=1\r\n"] {
+    for line in [
+        "Fn-Http-H-User-Agent: ua\r\n",
+        "Fn-Http-H-Fn-Call-Id: mine\r\n",
+        "Fn-Http-H-Fn-Invoke-Type: detached\r\n",
+        "\r\nContent-Type: text/plain\r\n",
+        "Fn-Http-H-Content-Length: 2\r\n",
+        "Fn-Intent: httprequest\r\n",
+        "Fn-Http-Method: DELETE\r\n",
+        "Fn-Http-Request-Url: http://h:1/t/app/echo?x=1\r\n",
+    ] {
         assert!(text.contains(line), "{line} in {text}");
     }
     assert!(!text.contains("Host:"));
@@ -297,15 +311,34 @@ fn head_of_a_long_answer() {
     assert_eq!(client.answer().text(), "abc");
 }
 
-const TEAPOT: &[(&str, &str)] = &[("Fn-Http-Status", "418"), ("Fn-Http-H-X-A", "1"), ("Fn-Http-H-X-A", "2"), ("Fn-Http-H-Set-Cookie", "a=1"), ("Fn-Http-H-Set-Cookie", "b=2"), ("Fn-Http-H-Location", "/x"), ("X-Plain", "drop"), ("Content-Type", "application/x-foo"), ("Fn-Http-H-Content-Length", "99"), ("Fn-Http-H-Connection", "close"), ("Fn-Http-H-Fn-Call-Id", "forged"), ("Fn-Http-H-Date", "then")];
+const TEAPOT: &[(&str, &str)] = &[
+    ("Fn-Http-Status", "418"),
+    ("Fn-Http-H-X-A", "1"),
+    ("Fn-Http-H-X-A", "2"),
+    ("Fn-Http-H-Set-Cookie", "a=1"),
+    ("Fn-Http-H-Set-Cookie", "b=2"),
+    ("Fn-Http-H-Location", "/x"),
+    ("X-Plain", "drop"),
+    ("Content-Type", "application/x-foo"),
+    ("Fn-Http-H-Content-Length", "99"),
+    ("Fn-Http-H-Connection", "close"),
+    ("Fn-Http-H-Fn-Call-Id", "forged"),
+    ("Fn-Http-H-Date", "then"),
+];
 
 #[test]
 fn a_trigger_answer_is_translated() {
     let bench = Setup::new().answers("tea", TEAPOT, "hi").start();
     let answer = bench.ask("GET /t/app/tea HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!((answer.status, answer.text()), (418, "hi"));
-    assert_eq!((answer.count("x-a"), answer.count("set-cookie"), answer.count("fn-call-id"), answer.count("date"), answer.count("connection")), (2, 2, 1, 1, 0));
-    assert_eq!((answer.field("location"), answer.field("content-type"), answer.field("x-plain"), answer.field("date")), (Some("/x"), Some("application/x-foo"), None, Some("then")));
+    assert_eq!(
+        (answer.count("x-a"), answer.count("set-cookie"), answer.count("fn-call-id"), answer.count("date"), answer.count("connection")),
+        (2, 2, 1, 1, 0)
+    );
+    assert_eq!(
+        (answer.field("location"), answer.field("content-type"), answer.field("x-plain"), answer.field("date")),
+        (Some("/x"), Some("application/x-foo"), None, Some("then"))
+    );
     assert_ne!(answer.field("fn-call-id"), Some("forged"));
     // The same function called directly: an ordinary 200 with ordinary fields.
     let answer = bench.ask(format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", bench.path("tea")));
@@ -335,12 +368,14 @@ fn trigger_statuses() {
 
 #[test]
 fn a_long_trigger_answer_with_a_bad_status_is_one_502() {
-    let bench = Setup::new().function("f", |_, caller, _| {
-        let fields: &[(&str, &[u8])] = &[("Fn-Http-Status", b"700")];
-        caller.begin(&AnswerHead { fields }, None).map_err(|_| CallError::ClientGone)?;
-        caller.data(b"abc").map_err(|_| CallError::ClientGone)?;
-        caller.end().map_err(|_| CallError::ClientGone)
-    }).start();
+    let bench = Setup::new()
+        .function("f", |_, caller, _| {
+            let fields: &[(&str, &[u8])] = &[("Fn-Http-Status", b"700")];
+            caller.begin(&AnswerHead { fields }, None).map_err(|_| CallError::ClientGone)?;
+            caller.data(b"abc").map_err(|_| CallError::ClientGone)?;
+            caller.end().map_err(|_| CallError::ClientGone)
+        })
+        .start();
     let mut client = bench.connect();
     for _ in 0..2 {
         client.send("GET /t/app/f HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -357,4 +392,32 @@ fn statuses_without_a_body_have_none() {
         let answer = client.answer();
         assert_eq!((answer.status, answer.field("content-length"), answer.field("transfer-encoding")), (status, None, None));
     }
+}
+
+/// The real store behind the look-ups: one change is seen by the next call.
+#[test]
+fn the_store_is_the_directory() {
+    use crate::edge::{Directory, Miss};
+    use crate::model::{AppInput, FnInput, TriggerInput};
+    use crate::store::Store;
+    let folder = std::env::temp_dir().join(format!("hob-edge-store-{}", crate::model::Id::new()));
+    let store = Store::open(&folder.join("fn.db")).expect("opens");
+    assert_eq!(store.trigger("a", "/x").expect_err("nothing yet"), Miss::App);
+    let app = store.create_app(AppInput { name: "a".to_owned(), ..AppInput::default() }).expect("an app");
+    assert_eq!(store.trigger("a", "/x").expect_err("no trigger yet"), Miss::Trigger);
+    let target = store.create_fn(FnInput { name: "f".to_owned(), app_id: app.id.to_string(), image: "i".to_owned(), ..FnInput::default() }).expect("a fn");
+    let input = TriggerInput {
+        name: "t".to_owned(),
+        app_id: app.id.to_string(),
+        fn_id: target.function.id.to_string(),
+        kind: "http".to_owned(),
+        source: "/x".to_owned(),
+        ..TriggerInput::default()
+    };
+    store.create_trigger(input).expect("a trigger");
+    assert_eq!(store.trigger("a", "/x").expect("there").fn_id, target.function.id);
+    assert_eq!(store.function(&target.function.id).expect("there").fn_id, target.function.id);
+    store.delete_fn(target.function.id.as_str()).expect("deleted");
+    assert_eq!(store.function(&target.function.id).expect_err("gone"), Miss::Function);
+    let _ = std::fs::remove_dir_all(&folder);
 }

@@ -45,7 +45,10 @@ impl Answer {
 
 impl Client {
     pub(in crate::edge) fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).expect("connects");
+        Client::over(TcpStream::connect(address).expect("connects"))
+    }
+
+    pub(in crate::edge) fn over(stream: TcpStream) -> Client {
         stream.set_nodelay(true).expect("nodelay");
         stream.set_read_timeout(Some(Duration::from_secs(15))).expect("time-out");
         Client { stream, buf: Vec::new(), was_head: false }

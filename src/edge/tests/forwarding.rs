@@ -73,7 +73,8 @@ fn read(stream: &mut std::os::unix::net::UnixStream) -> Option<String> {
     }
 }
 
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nServer: tiny-http\r\nDate: then\r\nContent-Type: application/json; charset=utf-8\r\nX-A: 1\r\nContent-Length: 2\r\n\r\n{}";
+const OK: &[u8] =
+    b"HTTP/1.1 200 OK\r\nServer: tiny-http\r\nDate: then\r\nContent-Type: application/json; charset=utf-8\r\nX-A: 1\r\nContent-Length: 2\r\n\r\n{}";
 
 fn bench(api: &Api) -> Bench {
     Setup::new().api(&api.socket).start()

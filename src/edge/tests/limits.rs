@@ -48,7 +48,12 @@ fn bodies_have_a_limit_in_both_framings() {
         client.send(bench.post("Transfer-Encoding: chunked\r\n", &chunked(1000)));
         assert_eq!(client.answer().status, 200);
     }
-    for (lines, body) in [("Content-Length: 1001\r\n", "b".repeat(1001)), ("Content-Length: 1001\r\n", String::new()), ("Transfer-Encoding: chunked\r\n", chunked(1001)), ("Transfer-Encoding: chunked\r\n", format!("3e8\r\n{body}\r\n1\r\nb"))] {
+    for (lines, body) in [
+        ("Content-Length: 1001\r\n", "b".repeat(1001)),
+        ("Content-Length: 1001\r\n", String::new()),
+        ("Transfer-Encoding: chunked\r\n", chunked(1001)),
+        ("Transfer-Encoding: chunked\r\n", format!("3e8\r\n{body}\r\n1\r\nb")),
+    ] {
         let mut client = bench.connect();
         client.send(bench.post(lines, &body));
         let answer = client.answer();
@@ -146,7 +151,10 @@ fn continue_is_sent_when_the_body_is_wanted_and_not_there() {
 #[test]
 fn no_continue_for_what_is_refused() {
     let bench = Setup::new().set("FN_MAX_REQUEST_SIZE", "10").start();
-    for (head, status) in [(bench.post("Expect: 100-continue\r\nContent-Length: 11\r\n", ""), 413), ("POST /invoke/x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n".to_owned(), 404)] {
+    for (head, status) in [
+        (bench.post("Expect: 100-continue\r\nContent-Length: 11\r\n", ""), 413),
+        ("POST /invoke/x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n".to_owned(), 404),
+    ] {
         let mut client = bench.connect();
         client.send(head);
         let answer = client.answer();

@@ -113,6 +113,7 @@ fn spec(name: &str) -> Arc<FnSpec> {
         cpu_milli: 0,
         tmpfs_mib: 0,
         syslog_url: None,
+        limits: crate::model::FnLimits::default(),
     })
 }
 
@@ -135,7 +136,11 @@ impl Setup {
         Setup { scripts: HashMap::new(), settings: Vec::new(), api_socket: PathBuf::from("/nonexistent/api.sock") }
     }
 
-    pub(super) fn function(mut self, name: &'static str, script: impl Fn(&Call, &mut dyn Caller, &Stand) -> Result<(), CallError> + Send + Sync + 'static) -> Setup {
+    pub(super) fn function(
+        mut self,
+        name: &'static str,
+        script: impl Fn(&Call, &mut dyn Caller, &Stand) -> Result<(), CallError> + Send + Sync + 'static,
+    ) -> Setup {
         self.scripts.insert(name, Box::new(script));
         self
     }

@@ -1,8 +1,8 @@
 //! Reading a response's body to its end, and being called off from it.
 
 use std::io::{self, Read};
-use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::net::{Shutdown, shutdown};
@@ -137,7 +137,10 @@ impl BodyReader {
     fn go_home(&mut self) {
         let (Some(home), Some(conn)) = (self.home.take(), self.conn.take()) else { return };
         let ours_alone = !conn.interruptible.load(Ordering::SeqCst);
-        if ours_alone && self.inbox.is_empty() && let Some(conn) = Arc::into_inner(conn) {
+        if ours_alone
+            && self.inbox.is_empty()
+            && let Some(conn) = Arc::into_inner(conn)
+        {
             home.put(conn.fd);
         }
     }

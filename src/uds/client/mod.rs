@@ -105,7 +105,10 @@ pub enum RequestBody<'a> {
     Empty,
     Bytes(&'a [u8]),
     /// Streamed; sent in chunks when the length is not known.
-    Reader { reader: &'a mut dyn Read, len: Option<u64> },
+    Reader {
+        reader: &'a mut dyn Read,
+        len: Option<u64>,
+    },
 }
 
 impl std::fmt::Debug for RequestBody<'_> {
@@ -214,7 +217,13 @@ impl Client {
     fn response(&self, fd: OwnedFd, head: OwnedHead, inbox: Inbox, whole: bool, idle_within: Option<Duration>) -> Response {
         let conn = Conn { fd, interrupted: AtomicBool::new(false), interruptible: AtomicBool::new(false) };
         let home = (whole && head.keep_alive).then(|| self.idle.clone());
-        Response { status: head.status, head: head.bytes, fields: head.fields, framing: head.framing, body: BodyReader::new(conn, inbox, head.framing, idle_within, home) }
+        Response {
+            status: head.status,
+            head: head.bytes,
+            fields: head.fields,
+            framing: head.framing,
+            body: BodyReader::new(conn, inbox, head.framing, idle_within, home),
+        }
     }
 }
 

@@ -64,7 +64,15 @@ fn read_request(stream: &mut UnixStream) -> Option<String> {
 }
 
 fn get<'a>(target: &'a str) -> Request<'a> {
-    Request { method: "GET", target, fields: &[], body: RequestBody::Empty, connect_within: Duration::from_secs(5), head_within: Duration::from_secs(5), idle_within: Some(Duration::from_secs(5)) }
+    Request {
+        method: "GET",
+        target,
+        fields: &[],
+        body: RequestBody::Empty,
+        connect_within: Duration::from_secs(5),
+        head_within: Duration::from_secs(5),
+        idle_within: Some(Duration::from_secs(5)),
+    }
 }
 
 /// One answer, then the connection is closed.
@@ -231,10 +239,16 @@ fn a_reader_body_is_sent_in_chunks_or_by_length() {
     let client = Client::new(&server.path, 0);
     let body = [vec![b'x'; 100_000], b"END".to_vec()].concat();
     let mut reader = body.as_slice();
-    let echo = client.send(&mut Request { method: "PUT", body: RequestBody::Reader { reader: &mut reader, len: None }, ..get("/") }).and_then(|r| r.bytes(1 << 20)).expect("echo");
+    let echo = client
+        .send(&mut Request { method: "PUT", body: RequestBody::Reader { reader: &mut reader, len: None }, ..get("/") })
+        .and_then(|r| r.bytes(1 << 20))
+        .expect("echo");
     assert!(echo.starts_with(b"PUT / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\nxxx"));
     let mut reader = body.as_slice();
-    let echo = client.send(&mut Request { method: "PUT", body: RequestBody::Reader { reader: &mut reader, len: Some(100_003) }, ..get("/") }).and_then(|r| r.bytes(1 << 20)).expect("echo");
+    let echo = client
+        .send(&mut Request { method: "PUT", body: RequestBody::Reader { reader: &mut reader, len: Some(100_003) }, ..get("/") })
+        .and_then(|r| r.bytes(1 << 20))
+        .expect("echo");
     assert!(echo.starts_with(b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100003\r\n\r\nxxx") && echo.ends_with(&body));
 }
 

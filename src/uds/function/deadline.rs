@@ -9,7 +9,9 @@ pub(super) fn push_rfc3339(at: Timestamp, out: &mut Vec<u8>) {
     let seconds = at.0.div_euclid(1000).clamp(-62_167_219_200, 253_402_300_799);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
-    for (number, digits, after) in [(year, 4, b'-'), (month, 2, b'-'), (day, 2, b'T'), (second / 3600, 2, b':'), (second / 60 % 60, 2, b':'), (second % 60, 2, b'Z')] {
+    for (number, digits, after) in
+        [(year, 4, b'-'), (month, 2, b'-'), (day, 2, b'T'), (second / 3600, 2, b':'), (second / 60 % 60, 2, b':'), (second % 60, 2, b'Z')]
+    {
         for i in (0..digits).rev() {
             let digit = number / 10_i64.pow(i) % 10;
             out.push(b'0' + u8::try_from(digit).unwrap_or(0));

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 
 use super::filter::{bears_id, for_client};
 use super::{Fate, FnRequest, Limits};
-use crate::call::{AnswerHead, Body, CallError, Caller, ClientGone};
+use crate::call::{AnswerHead, Body, CallError, Caller, ClientGone, WatchGuard};
 use crate::http1::{self, BodyFraming, ChunkedDecoder, HeadError, ResponseHead};
 use crate::pool::{Stop, Woke, wait_for};
 use crate::uds::net::{Inbox, send_two};
@@ -21,6 +22,8 @@ const MAX_SKIPPED: u32 = 16;
 const GRACE: Duration = Duration::from_secs(1);
 /// Most bytes of a 502's or 504's body that are read to save the connection.
 const MAX_DRAIN: u64 = 1024 * 1024;
+/// A call that waits longer than this for its answer has its client watched.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// Room made for one receive of a head, and of a long body.
 const ROOM: usize = 4 * 1024;
 const BODY_ROOM: usize = 64 * 1024;
@@ -82,6 +85,10 @@ impl<'a> Upload<'a> {
     }
 }
 
+/// Stands for a watch that could not be had.
+struct Unwatched;
+impl WatchGuard for Unwatched {}
+
 pub(super) struct Exchange<'a> {
     fd: BorrowedFd<'a>,
     /// The connection carried calls before: only an answer with the id counts.
@@ -104,6 +111,8 @@ pub(super) struct Exchange<'a> {
     /// More is probably there: receive before polling.
     eager: bool,
     receives: u32,
+    /// A client that only closed its side is noticed by the edge's probe.
+    watch: Option<Box<dyn WatchGuard>>,
 }
 
 /// What the head says about the rest.
@@ -133,7 +142,24 @@ impl<'a> Exchange<'a> {
         held: &'a mut Vec<u8>,
     ) -> Exchange<'a> {
         let upload = Some(upload).filter(|u| !u.is_done());
-        Exchange { fd, kept, upload, request, caller, limits, stop, inbox, held, until: request.deadline, gone: false, sent: None, keep: true, eager: false, receives: 0 }
+        Exchange {
+            fd,
+            kept,
+            upload,
+            request,
+            caller,
+            limits,
+            stop,
+            inbox,
+            held,
+            until: request.deadline,
+            gone: false,
+            sent: None,
+            keep: true,
+            eager: false,
+            receives: 0,
+            watch: None,
+        }
     }
 
     /// The whole exchange. Everything that ends it early is an error below and
@@ -258,7 +284,10 @@ impl<'a> Exchange<'a> {
             return self.deliver_small(plan, n);
         }
         let max = self.limits.max_body;
-        if let BodyFraming::Length(n) = plan.framing && max != 0 && n > max {
+        if let BodyFraming::Length(n) = plan.framing
+            && max != 0
+            && n > max
+        {
             self.keep = false;
             return Ok((Err(CallError::AnswerTooBig { limit: max }), Fate::Reuse));
         }
@@ -436,10 +465,21 @@ impl<'a> Exchange<'a> {
         loop {
             let interest = if self.upload.is_some() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             let peer = if self.gone { None } else { self.caller.socket() };
-            match wait_for(self.fd, interest, peer, Some(self.stop), Some(self.until)) {
-                Ok(Woke::Ready) => return Ok(()),
+            // Only a call that takes long pays for the watch, and only before
+            // its answer begins: the probe must not fall inside it.
+            let watchable = !self.gone && self.sent.is_none() && self.watch.is_none();
+            let until = if watchable { self.until.min(Instant::now() + WATCH_AFTER) } else { self.until };
+            match wait_for(self.fd, interest, peer, Some(self.stop), Some(until)) {
+                Ok(Woke::Ready) => {
+                    self.watch = None;
+                    return Ok(());
+                }
                 Ok(Woke::PeerGone) => self.client_left(),
                 Ok(Woke::Stop) => return Err(CallError::Draining),
+                Ok(Woke::Deadline) if until < self.until => {
+                    // The poll above sees what the probe brings about.
+                    self.watch = self.caller.watch(Arc::new(|| {})).or_else(|| Some(Box::new(Unwatched)));
+                }
                 Ok(Woke::Deadline) => return Err(self.timed_out()),
                 Err(e) => return Err(CallError::Internal(format!("poll failed: {e}"))),
             }

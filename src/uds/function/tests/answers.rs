@@ -18,9 +18,19 @@ fn answers_that_are_good() {
     delivers("exactly held", format!("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "x".repeat(100)), &[b'x'; 100]);
     delivers("streamed by length", format!("HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n{}", "x".repeat(101)), &[b'x'; 101]);
     delivers("exactly the limit", format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000)), &[b'x'; 1000]);
-    delivers("streamed in chunks", format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", "28\r\n0123456789012345678901234567890123456789\r\n".repeat(5)), "0123456789".repeat(20).as_bytes());
+    delivers(
+        "streamed in chunks",
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", "28\r\n0123456789012345678901234567890123456789\r\n".repeat(5)),
+        "0123456789".repeat(20).as_bytes(),
+    );
     expect("until it closes", || says("HTTP/1.0 200 OK\r\n\r\npong"), LONG, Fate::Reuse, |d| d.client.body() == Some(b"pong"));
-    expect("until it closes, long", || says([b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 500]].concat()), LONG, Fate::Reuse, |d| d.client.body() == Some(&[b'x'; 500]) && d.client.begun == Some((vec![], None)));
+    expect(
+        "until it closes, long",
+        || says([b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 500]].concat()),
+        LONG,
+        Fate::Reuse,
+        |d| d.client.body() == Some(&[b'x'; 500]) && d.client.begun == Some((vec![], None)),
+    );
     // In single bytes.
     let drip = |text: &'static [u8]| {
         act(move |s, _| {
@@ -31,12 +41,21 @@ fn answers_that_are_good() {
         })
     };
     expect("drip", || drip(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong"), LONG, Fate::Reuse, |d| d.client.body() == Some(b"pong"));
-    expect("drip in chunks", || drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\npo\r\n2\r\nng\r\n0\r\n\r\n"), LONG, Fate::Reuse, |d| d.client.body() == Some(b"pong"));
+    expect(
+        "drip in chunks",
+        || drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\npo\r\n2\r\nng\r\n0\r\n\r\n"),
+        LONG,
+        Fate::Reuse,
+        |d| d.client.body() == Some(b"pong"),
+    );
 }
 
 #[test]
 fn answers_that_are_cut_at_any_byte_are_no_answers() {
-    for text in [&b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 4\r\n\r\npong"[..], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\npo\r\n2\r\nng\r\n0\r\n\r\n"] {
+    for text in [
+        &b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 4\r\n\r\npong"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\npo\r\n2\r\nng\r\n0\r\n\r\n",
+    ] {
         for end in 0..text.len() {
             expect("cut", || says(&text[..end]), LONG, Fate::Discard, no_answer_of);
         }
@@ -45,18 +64,36 @@ fn answers_that_are_cut_at_any_byte_are_no_answers() {
     expect("chunk longer than sent", || says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\npong"), LONG, Fate::Discard, no_answer_of);
     let broken = |d: &Done| matches!(d.result, Err(CallError::Broken { sent: 150, .. })) && !d.client.ended && d.client.data.len() == 150;
     expect("a long one cut", || says([b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n".to_vec(), vec![b'x'; 150]].concat()), LONG, Fate::Discard, broken);
-    expect("long chunks cut", || says([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n96\r\n".to_vec(), vec![b'x'; 150]].concat()), LONG, Fate::Discard, broken);
-    expect("long chunks gone bad", || says([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n96\r\n".to_vec(), vec![b'x'; 150], b"evil".to_vec()].concat()), LONG, Fate::Discard, broken);
+    expect(
+        "long chunks cut",
+        || says([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n96\r\n".to_vec(), vec![b'x'; 150]].concat()),
+        LONG,
+        Fate::Discard,
+        broken,
+    );
+    expect(
+        "long chunks gone bad",
+        || says([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n96\r\n".to_vec(), vec![b'x'; 150], b"evil".to_vec()].concat()),
+        LONG,
+        Fate::Discard,
+        broken,
+    );
     expect("an interim one only", || says("HTTP/1.1 100 Continue\r\n\r\n"), LONG, Fate::Discard, no_answer_of);
 }
 
 #[test]
 fn answers_that_are_malformed() {
     let bad = |name: &str, text: &str| {
-        expect(name, || says_and_waits(text), LONG, Fate::Discard, |d| {
-            // The text is ours alone: nothing a function wrote comes through.
-            bad_of(d) && !d.result.as_ref().is_err_and(|e| e.to_string().contains("evil"))
-        });
+        expect(
+            name,
+            || says_and_waits(text),
+            LONG,
+            Fate::Discard,
+            |d| {
+                // The text is ours alone: nothing a function wrote comes through.
+                bad_of(d) && !d.result.as_ref().is_err_and(|e| e.to_string().contains("evil"))
+            },
+        );
     };
     bad("garbage", "evil garbage");
     bad("not HTTP", "EVIL/1.1 200 OK\r\n\r\n");
@@ -85,18 +122,45 @@ fn answers_that_are_malformed() {
     bad("129 fields", &format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(129)));
     let too_big = |d: &Done| matches!(d.result, Err(CallError::AnswerHeadTooBig { limit: 2048 })) && d.client.calls == 0;
     expect("huge head", || says_and_waits(format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(5000))), LONG, Fate::Discard, too_big);
-    expect("huge complete head", || says_and_waits(format!("HTTP/1.1 200 OK\r\nA: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(2040))), LONG, Fate::Discard, too_big);
+    expect(
+        "huge complete head",
+        || says_and_waits(format!("HTTP/1.1 200 OK\r\nA: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(2040))),
+        LONG,
+        Fate::Discard,
+        too_big,
+    );
     expect("endless status line", || says_and_waits(format!("HTTP/1.1 200 {}", "x".repeat(5000))), LONG, Fate::Discard, too_big);
 }
 
 #[test]
 fn statuses_of_the_contract() {
-    for (status, fate) in [(201, Fate::Discard), (204, Fate::Discard), (301, Fate::Discard), (302, Fate::Discard), (304, Fate::Discard), (400, Fate::Discard), (404, Fate::Discard), (500, Fate::Discard), (503, Fate::Discard), (999, Fate::Discard), (101, Fate::Discard)] {
+    for (status, fate) in [
+        (201, Fate::Discard),
+        (204, Fate::Discard),
+        (301, Fate::Discard),
+        (302, Fate::Discard),
+        (304, Fate::Discard),
+        (400, Fate::Discard),
+        (404, Fate::Discard),
+        (500, Fate::Discard),
+        (503, Fate::Discard),
+        (999, Fate::Discard),
+        (101, Fate::Discard),
+    ] {
         let text = format!("HTTP/1.1 {status} X\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n");
-        expect("status", || says_and_waits(text.as_str()), LONG, fate, |d| matches!(d.result, Err(CallError::InvalidAnswer { status: s }) if s == status) && d.client.calls == 0);
+        expect(
+            "status",
+            || says_and_waits(text.as_str()),
+            LONG,
+            fate,
+            |d| matches!(d.result, Err(CallError::InvalidAnswer { status: s }) if s == status) && d.client.calls == 0,
+        );
     }
     for (status, name) in [(502, "failed"), (504, "timeout")] {
-        let check = move |d: &Done| d.client.calls == 0 && if status == 502 { matches!(d.result, Err(CallError::FunctionFailed)) } else { matches!(d.result, Err(CallError::FunctionTimeout)) };
+        let check = move |d: &Done| {
+            d.client.calls == 0
+                && if status == 502 { matches!(d.result, Err(CallError::FunctionFailed)) } else { matches!(d.result, Err(CallError::FunctionTimeout)) }
+        };
         let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 4\r\n\r\nevil");
         expect(name, || says_and_waits(text.as_str()), LONG, Fate::Reuse, check);
         let text = format!("HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n");
@@ -112,10 +176,26 @@ fn statuses_of_the_contract() {
 #[test]
 fn bodies_over_the_limit() {
     let too_big = |d: &Done| matches!(d.result, Err(CallError::AnswerTooBig { limit: 1000 })) && d.client.calls == 0;
-    expect("by length", || says_and_waits([b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n".to_vec(), vec![b'x'; 1001]].concat()), LONG, Fate::Reuse, too_big);
+    expect(
+        "by length",
+        || says_and_waits([b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n".to_vec(), vec![b'x'; 1001]].concat()),
+        LONG,
+        Fate::Reuse,
+        too_big,
+    );
     expect("by a huge length", || says_and_waits("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nx"), LONG, Fate::Reuse, too_big);
     let broken = |d: &Done| matches!(d.result, Err(CallError::Broken { .. })) && !d.client.ended && d.client.data.len() <= 1000;
-    expect("by chunks", || says_and_waits([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n200\r\n".to_vec(), vec![b'x'; 512], b"\r\n200\r\n".to_vec(), vec![b'x'; 512]].concat()), LONG, Fate::Reuse, broken);
+    expect(
+        "by chunks",
+        || {
+            says_and_waits(
+                [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n200\r\n".to_vec(), vec![b'x'; 512], b"\r\n200\r\n".to_vec(), vec![b'x'; 512]].concat(),
+            )
+        },
+        LONG,
+        Fate::Reuse,
+        broken,
+    );
     expect("by not ending", || act(|s, _| while s.write_all(&[b'x'; 100]).is_ok() {}), LONG, Fate::Discard, bad_of);
     // When all of it would be held, nothing has been sent yet: a clean error.
     let function = function([says_and_waits([b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 60]].concat())], false);
@@ -152,17 +232,33 @@ fn too_late_is_a_timeout() {
     };
     expect("head drips for ever", || drip("HTTP/1.1 200 OK\r\nA: "), SHORT, Fate::Discard, late);
     expect("body drips for ever", || drip("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n"), SHORT, Fate::Discard, late);
-    expect("a long one drips", || drip("HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"), SHORT, Fate::Discard, |d| matches!(d.result, Err(CallError::Broken { .. })) && !d.client.ended);
-    expect("answers after the deadline", || act(|s, asked| {
-        until_closed(s);
-        good(s, asked, false);
-    }), SHORT, Fate::Discard, late);
+    expect(
+        "a long one drips",
+        || drip("HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"),
+        SHORT,
+        Fate::Discard,
+        |d| matches!(d.result, Err(CallError::Broken { .. })) && !d.client.ended,
+    );
+    expect(
+        "answers after the deadline",
+        || {
+            act(|s, asked| {
+                until_closed(s);
+                good(s, asked, false);
+            })
+        },
+        SHORT,
+        Fate::Discard,
+        late,
+    );
 }
 
 #[test]
 fn the_answers_fields_are_filtered() {
     let text = "HTTP/1.1 200 OK\r\nX-A: 1\r\nConnection: X-Secret , keep-alive\r\nx-secret: s\r\nKeep-Alive: 5\r\nTE: x\r\nTrailer: x\r\nUpgrade: x\r\nProxy-Connection: x\r\nProxy-Authenticate: x\r\nProxy-Authorization: x\r\nFn-Call-Id: evil\r\nfn-call-id: evil\r\nSet-Cookie: a=1\r\nx-a: 2\r\nSet-Cookie: b=2\r\nX-Raw: \u{e4}\r\nX-Empty:\r\nContent-Length: 4\r\n\r\npong";
-    let wanted: Fields = [("X-A", "1"), ("Set-Cookie", "a=1"), ("x-a", "2"), ("Set-Cookie", "b=2"), ("X-Raw", "\u{e4}"), ("X-Empty", "")].map(|(n, v)| (n.to_owned(), v.as_bytes().to_vec())).into();
+    let wanted: Fields = [("X-A", "1"), ("Set-Cookie", "a=1"), ("x-a", "2"), ("Set-Cookie", "b=2"), ("X-Raw", "\u{e4}"), ("X-Empty", "")]
+        .map(|(n, v)| (n.to_owned(), v.as_bytes().to_vec()))
+        .into();
     expect("filter", || says_and_waits(text), LONG, Fate::Reuse, |d| d.client.whole == Some((wanted.clone(), b"pong".to_vec())));
     let chunked = text.replace("Content-Length: 4\r\n\r\npong", &format!("Transfer-Encoding: chunked\r\n\r\nc8\r\n{}\r\n0\r\n\r\n", "x".repeat(200)));
     expect("filter, streamed", || says_and_waits(chunked.as_str()), LONG, Fate::Reuse, |d| d.client.begun == Some((wanted.clone(), None)) && d.client.ended);

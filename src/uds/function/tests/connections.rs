@@ -4,13 +4,19 @@ use super::*;
 
 #[test]
 fn the_request_on_the_wire() {
-    let function = function([act(|s, asked| {
-        let text = format!("{}{}", asked.head, String::from_utf8_lossy(&asked.body));
-        let _ = s.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).as_bytes());
-    })], false);
+    let function = function(
+        [act(|s, asked| {
+            let text = format!("{}{}", asked.head, String::from_utf8_lossy(&asked.body));
+            let _ = s.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).as_bytes());
+        })],
+        false,
+    );
     let mut socket = function.open();
     let done = call(&mut socket, LONG);
-    let wanted = format!("POST /call HTTP/1.1\r\nHost: localhost\r\nX-A: 1\r\nX-A: 2\r\nFn-Call-Id: {}\r\nFn-Deadline: 2023-11-14T22:13:20Z\r\nContent-Length: 4\r\n\r\nping", done.id);
+    let wanted = format!(
+        "POST /call HTTP/1.1\r\nHost: localhost\r\nX-A: 1\r\nX-A: 2\r\nFn-Call-Id: {}\r\nFn-Deadline: 2023-11-14T22:13:20Z\r\nContent-Length: 4\r\n\r\nping",
+        done.id
+    );
     assert_eq!(done.client.body().map(|b| String::from_utf8_lossy(b).into_owned()), Some(wanted));
 }
 
@@ -132,21 +138,27 @@ fn a_client_that_leaves() {
     let ping = Body::Memory(b"ping".to_vec());
     // It leaves while the function works; the function ends within the grace.
     let (here, there) = UnixStream::pair().expect("pair");
-    let function = function([act(move |s, asked| {
-        drop(there);
-        crate::uds::net::pause(None, Duration::from_millis(50));
-        good(s, asked, false);
-    })], false);
+    let function = function(
+        [act(move |s, asked| {
+            drop(there);
+            crate::uds::net::pause(None, Duration::from_millis(50));
+            good(s, asked, false);
+        })],
+        false,
+    );
     let mut socket = function.open();
     let done = call_with(&mut socket, Client { socket: Some(here), ..Client::default() }, &ping, &LIMITS, LONG, &stop);
     assert!(matches!(done.result, Err(CallError::ClientGone)) && done.fate == Fate::Reuse && done.client.calls == 0, "{:?}", done.result);
     next_is_own(&function, &mut socket, done.fate, "left, in time");
     // It leaves and the function does not end.
     let (here, there) = UnixStream::pair().expect("pair");
-    let function = self::function([act(move |s, _| {
-        drop(there);
-        until_closed(s);
-    })], false);
+    let function = self::function(
+        [act(move |s, _| {
+            drop(there);
+            until_closed(s);
+        })],
+        false,
+    );
     let mut socket = function.open();
     let done = call_with(&mut socket, Client { socket: Some(here), ..Client::default() }, &ping, &LIMITS, LONG, &stop);
     assert!(matches!(done.result, Err(CallError::ClientGone)) && done.fate == Fate::Discard && done.client.calls == 0, "{:?}", done.result);
@@ -168,26 +180,32 @@ fn a_client_that_leaves() {
 fn a_stop_ends_the_wait() {
     let stop = Arc::new(Stop::new().expect("eventfd"));
     let firing = stop.clone();
-    let function = function([act(move |s, _| {
-        firing.fire();
-        until_closed(s);
-    })], false);
+    let function = function(
+        [act(move |s, _| {
+            firing.fire();
+            until_closed(s);
+        })],
+        false,
+    );
     let mut socket = function.open();
     let done = call_with(&mut socket, Client::default(), &Body::Memory(vec![]), &LIMITS, LONG, &stop);
     assert!(matches!(done.result, Err(CallError::Draining)) && done.fate == Fate::Discard, "{:?}", done.result);
     // Also while the function never falls silent.
     let stop = Arc::new(Stop::new().expect("eventfd"));
     let firing = stop.clone();
-    let function = self::function([act(move |s, _| {
-        let _ = s.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
-        let mut n = 0;
-        while s.write_all(&[b'x'; 60_000]).is_ok() {
-            n += 1;
-            if n == 100 {
-                firing.fire();
+    let function = self::function(
+        [act(move |s, _| {
+            let _ = s.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            let mut n = 0;
+            while s.write_all(&[b'x'; 60_000]).is_ok() {
+                n += 1;
+                if n == 100 {
+                    firing.fire();
+                }
             }
-        }
-    })], false);
+        })],
+        false,
+    );
     let mut socket = function.open();
     let done = call_with(&mut socket, Client::default(), &Body::Memory(vec![]), &Limits { max_body: 0, ..LIMITS }, LONG, &stop);
     assert!(matches!(done.result, Err(CallError::Broken { .. })) && done.fate == Fate::Discard, "{:?}", done.result);
@@ -242,38 +260,80 @@ fn on_a_kept_connection_only_the_own_answer_counts() {
     let pong = |d: &Done| d.result.is_ok() && d.client.body() == Some(b"pong");
     let late = |d: &Done| matches!(d.result, Err(CallError::Timeout { .. })) && d.client.calls == 0;
     let text = foreign.clone();
-    on_kept("a foreign answer first", act(move |s, a| {
-        let _ = s.write_all((text + &answer(&a.id, "pong")).as_bytes());
-        until_closed(s);
-    }), LONG, pong, Fate::Reuse);
+    on_kept(
+        "a foreign answer first",
+        act(move |s, a| {
+            let _ = s.write_all((text + &answer(&a.id, "pong")).as_bytes());
+            until_closed(s);
+        }),
+        LONG,
+        pong,
+        Fate::Reuse,
+    );
     let text = foreign.replace("Content-Length: 4\r\n\r\nevil", "Transfer-Encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n");
-    on_kept("a chunked foreign answer first", act(move |s, a| {
-        let _ = s.write_all((text + &answer(&a.id, "pong")).as_bytes());
-        until_closed(s);
-    }), LONG, pong, Fate::Reuse);
-    on_kept("a foreign 404 first", act(move |s, a| {
-        let _ = s.write_all(("HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nevil".to_owned() + &answer(&a.id, "pong")).as_bytes());
-        until_closed(s);
-    }), LONG, pong, Fate::Reuse);
+    on_kept(
+        "a chunked foreign answer first",
+        act(move |s, a| {
+            let _ = s.write_all((text + &answer(&a.id, "pong")).as_bytes());
+            until_closed(s);
+        }),
+        LONG,
+        pong,
+        Fate::Reuse,
+    );
+    on_kept(
+        "a foreign 404 first",
+        act(move |s, a| {
+            let _ = s.write_all(("HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nevil".to_owned() + &answer(&a.id, "pong")).as_bytes());
+            until_closed(s);
+        }),
+        LONG,
+        pong,
+        Fate::Reuse,
+    );
     on_kept("only a foreign answer", says_and_waits(foreign.as_str()), SHORT, late, Fate::Discard);
     on_kept("only a nameless answer", says_and_waits("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"), SHORT, late, Fate::Discard);
     on_kept("foreign, then closed", says(foreign.as_str()), LONG, no_answer_of, Fate::Discard);
     on_kept("foreign flood", says_and_waits(foreign.repeat(40)), LONG, bad_of, Fate::Discard);
-    on_kept("two ids", act(move |s, a| {
-        let _ = s.write_all(format!("HTTP/1.1 200 OK\r\nFn-Call-Id: {}\r\nFn-Call-Id: x\r\nContent-Length: 4\r\n\r\nevil", a.id).as_bytes());
-        until_closed(s);
-    }), SHORT, late, Fate::Discard);
-    on_kept("its own, then another", act(move |s, a| {
-        let _ = s.write_all((answer(&a.id, "pong") + &answer(&a.id, "evil")).as_bytes());
-        until_closed(s);
-    }), LONG, pong, Fate::Reuse);
-    on_kept("its own, with close", act(move |s, a| {
-        let _ = s.write_all(answer(&a.id, "pong").replace("Content-", "Connection: close\r\nContent-").as_bytes());
-        until_closed(s);
-    }), LONG, pong, Fate::Reuse);
-    on_kept("its own until it closes", act(move |s, a| {
-        let _ = s.write_all(format!("HTTP/1.1 200 OK\r\nFn-Call-Id: {}\r\n\r\npong", a.id).as_bytes());
-    }), LONG, pong, Fate::Reuse);
+    on_kept(
+        "two ids",
+        act(move |s, a| {
+            let _ = s.write_all(format!("HTTP/1.1 200 OK\r\nFn-Call-Id: {}\r\nFn-Call-Id: x\r\nContent-Length: 4\r\n\r\nevil", a.id).as_bytes());
+            until_closed(s);
+        }),
+        SHORT,
+        late,
+        Fate::Discard,
+    );
+    on_kept(
+        "its own, then another",
+        act(move |s, a| {
+            let _ = s.write_all((answer(&a.id, "pong") + &answer(&a.id, "evil")).as_bytes());
+            until_closed(s);
+        }),
+        LONG,
+        pong,
+        Fate::Reuse,
+    );
+    on_kept(
+        "its own, with close",
+        act(move |s, a| {
+            let _ = s.write_all(answer(&a.id, "pong").replace("Content-", "Connection: close\r\nContent-").as_bytes());
+            until_closed(s);
+        }),
+        LONG,
+        pong,
+        Fate::Reuse,
+    );
+    on_kept(
+        "its own until it closes",
+        act(move |s, a| {
+            let _ = s.write_all(format!("HTTP/1.1 200 OK\r\nFn-Call-Id: {}\r\n\r\npong", a.id).as_bytes());
+        }),
+        LONG,
+        pong,
+        Fate::Reuse,
+    );
     on_kept("dies with the request", act(|_, _| ()), LONG, no_answer_of, Fate::Discard);
 }
 
@@ -283,17 +343,20 @@ fn a_second_answer_between_calls_retires_the_connection() {
     // function says more, or closes, before the next call.
     for more in ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", ""] {
         let (mut told, tell) = UnixStream::pair().expect("pair");
-        let function = function([act(move |s, a| {
-            good(s, a, true);
-            // Only once the answer was taken: this is a late one, not a long one.
-            let _ = (&tell).read(&mut [0]);
-            let _ = s.write_all(more.as_bytes());
-            if more.is_empty() {
-                let _ = s.shutdown(std::net::Shutdown::Both);
-            }
-            let _ = (&tell).write_all(b"x");
-            until_closed(s);
-        })], false);
+        let function = function(
+            [act(move |s, a| {
+                good(s, a, true);
+                // Only once the answer was taken: this is a late one, not a long one.
+                let _ = (&tell).read(&mut [0]);
+                let _ = s.write_all(more.as_bytes());
+                if more.is_empty() {
+                    let _ = s.shutdown(std::net::Shutdown::Both);
+                }
+                let _ = (&tell).write_all(b"x");
+                until_closed(s);
+            })],
+            false,
+        );
         let mut socket = function.open();
         let done = call(&mut socket, LONG);
         assert!(done.result.is_ok() && matches!(socket.connection, Connection::Kept(_)));

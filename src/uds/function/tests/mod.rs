@@ -190,7 +190,8 @@ fn serve(mut stream: UnixStream, connection: usize, acts: &Mutex<VecDeque<Act>>,
         }
         let head = String::from_utf8(head).expect("text");
         let field = |name: &str| head.lines().find_map(|l| l.strip_prefix(name)).expect("field").to_owned();
-        let mut asked = Asked { id: field("Fn-Call-Id: "), len: field("Content-Length: ").parse().expect("length"), head: head.clone(), body: Vec::new(), connection };
+        let mut asked =
+            Asked { id: field("Fn-Call-Id: "), len: field("Content-Length: ").parse().expect("length"), head: head.clone(), body: Vec::new(), connection };
         let next = acts.lock().pop_front();
         let early = next.as_ref().is_some_and(|a| a.early);
         if !early {
@@ -249,7 +250,8 @@ struct Done {
 fn call_with(socket: &mut FunctionSocket, mut client: Client, body: &Body, limits: &Limits, timeout: Duration, stop: &Stop) -> Done {
     let id = Id::new();
     let begun = Instant::now();
-    let request = FnRequest { call_id: &id, fields: b"X-A: 1\r\nX-A: 2\r\n", body, deadline: begun + timeout, deadline_wall: Timestamp(1_700_000_000_123), timeout };
+    let request =
+        FnRequest { call_id: &id, fields: b"X-A: 1\r\nX-A: 2\r\n", body, deadline: begun + timeout, deadline_wall: Timestamp(1_700_000_000_123), timeout };
     let (result, fate) = match socket.send(&request, stop) {
         Ok(sent) => socket.receive(sent, &request, &mut client, limits, stop),
         Err(e) => (Err(e), Fate::Discard),

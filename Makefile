@@ -1,0 +1,71 @@
+# What one needs every day; `make` alone says what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+FN_PORT ?= 8080
+export FN_PORT
+URL := http://127.0.0.1:$(FN_PORT)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOB := $(TARGET)/release/hob
+FUNCTIONS := hello echo hostile
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+
+.PHONY: help run test check bench perf static doc clean functions
+
+help:
+	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
+	@echo "make test     every test, on the real container engine"
+	@echo "make check    formatting, lints, tests, documentation"
+	@echo "make bench    a hot call through hob, through nginx and direct"
+	@echo "make perf     a flame graph of a running hob"
+	@echo "make static   one static program, $(TARGET)/$(HOST)/release/hob"
+	@echo "make doc      the code's documentation"
+	@echo "make clean    remove what was built, and ./data"
+
+# The server keeps the terminal: its end is make's end, with its exit code.
+# Beside it one subshell waits for the port and deploys the first function.
+run:
+	cargo build --release --bin hob
+	cd functions/hello && cargo build --release
+	@exec bash tools/run "$(HOB)" "$(URL)"
+
+# Static programs for tests and benches, at one known place.
+functions:
+	@mkdir -p $(TARGET)/functions
+	@for name in $(FUNCTIONS); do \
+	  ( cd functions/$$name && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo build --release --quiet ); \
+	  install -m 755 $(TARGET)/functions-build/release/$$name $(TARGET)/functions/$$name; \
+	done
+
+test: functions
+	cd functions/fdk && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo test
+	cargo test
+
+check: functions
+	cargo fmt --check
+	for name in fdk $(FUNCTIONS); do ( cd functions/$$name && cargo fmt --check && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo clippy --quiet --all-targets -- -D warnings ); done
+	cargo clippy --all-targets -- -D warnings
+	$(MAKE) test
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+bench: functions
+	cargo build --release --bin hob
+	cargo bench --bench hot --
+
+# Needs `perf`; FlameGraph's two scripts or `inferno` make the picture.
+perf:
+	@bash tools/perf
+
+static:
+	RUSTFLAGS='-C target-feature=+crt-static -C force-frame-pointers=yes' cargo build --release --bin hob --target $(HOST)
+	@ldd $(TARGET)/$(HOST)/release/hob 2>&1 | grep -q 'statically linked\|not a dynamic' || { echo "$(TARGET)/$(HOST)/release/hob is not static"; exit 1; }
+	@$(TARGET)/$(HOST)/release/hob --version
+	@ls -l $(TARGET)/$(HOST)/release/hob
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+clean:
+	cargo clean
+	rm -rf data functions/*/target

@@ -1,0 +1,195 @@
+//! The arguments of every command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A function server: container images kept hot, called with plain HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "hob", version, arg_required_else_help = true, propagate_version = false)]
+pub(super) struct Cli {
+    /// The server's address [default: HOB_URL, FN_API_URL or http://127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(super) server: Option<String>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Start the server, in the foreground
+    Serve,
+    /// Applications: names for groups of functions that share configuration
+    #[command(subcommand, visible_alias = "app")]
+    Apps(Apps),
+    /// Functions
+    #[command(subcommand, visible_alias = "fn", alias = "functions")]
+    Fns(Fns),
+    /// HTTP routes to functions
+    #[command(subcommand, visible_alias = "trigger")]
+    Triggers(Triggers),
+    /// Call a function: standard input in, its answer out
+    Invoke(Invoke),
+    /// Build a function's folder and make the server run it
+    Deploy(Deploy),
+    /// The engine's images
+    #[command(subcommand, visible_alias = "images")]
+    Image(Image),
+    /// This program's version, and the server's
+    Version,
+}
+
+/// Configuration and annotations, as `NAME=VALUE`.
+#[derive(Debug, Args, Default)]
+pub(super) struct Pairs {
+    /// Environment of the function; an empty value removes it. May be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(super) config: Vec<(String, String)>,
+    /// JSON value kept with it; "" removes it. May be repeated
+    #[arg(long, value_name = "NAME=JSON", value_parser = pair)]
+    pub(super) annotation: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it must have the form NAME=VALUE".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Apps {
+    /// Make an app
+    Create(AppWrite),
+    /// All apps
+    List,
+    /// One app
+    Inspect { app: String },
+    /// Change an app
+    Update(AppWrite),
+    /// Remove an app with its functions and triggers
+    Delete { app: String },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AppWrite {
+    pub(super) app: String,
+    #[command(flatten)]
+    pub(super) pairs: Pairs,
+    /// Where its functions' output goes, e.g. udp://logs:514; "" removes it
+    #[arg(long, value_name = "URL")]
+    pub(super) syslog_url: Option<String>,
+}
+
+/// A function's limits.
+#[derive(Debug, Args, Default)]
+pub(super) struct FnLimits {
+    /// Memory, MiB
+    #[arg(long, value_name = "MIB")]
+    pub(super) memory: Option<u64>,
+    /// Longest execution, seconds
+    #[arg(long, value_name = "S")]
+    pub(super) timeout: Option<u64>,
+    /// An idle container lives so long, seconds
+    #[arg(long, value_name = "S")]
+    pub(super) idle_timeout: Option<u64>,
+    #[command(flatten)]
+    pub(super) pairs: Pairs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Fns {
+    /// Make a function from an image
+    Create {
+        app: String,
+        function: String,
+        image: String,
+        #[command(flatten)]
+        limits: FnLimits,
+    },
+    /// An app's functions
+    List { app: String },
+    /// One function
+    Inspect {
+        app: String,
+        function: String,
+        /// Print only the URL to call
+        #[arg(long)]
+        endpoint: bool,
+    },
+    /// Change a function
+    Update {
+        app: String,
+        function: String,
+        #[arg(long)]
+        image: Option<String>,
+        #[command(flatten)]
+        limits: FnLimits,
+    },
+    /// Remove a function and its triggers
+    Delete { app: String, function: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Triggers {
+    /// Make an HTTP route
+    Create {
+        app: String,
+        function: String,
+        trigger: String,
+        /// The path below /t/APP
+        #[arg(long, value_name = "/PATH")]
+        source: String,
+    },
+    /// An app's or a function's triggers
+    List { app: String, function: Option<String> },
+    /// One trigger
+    Inspect { app: String, function: String, trigger: String },
+    /// Remove a trigger
+    Delete { app: String, function: String, trigger: String },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Invoke {
+    pub(super) app: String,
+    pub(super) function: String,
+    /// Type of what is sent
+    #[arg(long, value_name = "TYPE")]
+    pub(super) content_type: Option<String>,
+    /// Another request header. May be repeated
+    #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header)]
+    pub(super) header: Vec<(String, String)>,
+    /// Print the call's id on standard error
+    #[arg(long)]
+    pub(super) call_id: bool,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("it must have the form 'NAME: VALUE'".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Deploy {
+    /// The folder with func.yaml
+    #[arg(default_value = ".")]
+    pub(super) folder: PathBuf,
+    /// The app it goes to; made when missing
+    #[arg(long, default_value = "default")]
+    pub(super) app: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Image {
+    /// Load a docker archive (docker save), - for standard input
+    Load { file: PathBuf },
+    /// The images the engine has
+    List,
+    /// Remove an image
+    Remove { image: String },
+}
