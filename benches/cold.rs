@@ -52,12 +52,27 @@ fn main() -> Result<(), Failure> {
     let over = |a: &[f64], b: &[f64]| median(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
     let mut table = Table::new(&["what", "hob", "bare API (floor)", "docker run", "hob over floor", "promise", ""]);
     let extra = over(&one[0], &one[1]);
-    table.row(["one cold call".to_owned(), time(median(&one[0])), time(median(&one[1])), time(median(&one[2])), signed(extra), "≤ floor + 5 ms".to_owned(), verdict(extra <= 5e-3)]);
+    table.row([
+        "one cold call".to_owned(),
+        time(median(&one[0])),
+        time(median(&one[1])),
+        time(median(&one[2])),
+        signed(extra),
+        "≤ floor + 5 ms".to_owned(),
+        verdict(extra <= 5e-3),
+    ]);
     let last = median(&many[0]);
     let name = format!("{MANY} cold calls, {MANY} functions, at once: last answer");
     table.row([name, time(last), time(median(&many[1])), "-".to_owned(), signed(over(&many[0], &many[1])), "≤ 2 s".to_owned(), verdict(last <= 2.0)]);
     let s: Vec<String> = stages.iter().map(|s| time(median(s))).collect();
-    let text = format!("{about}; {rounds} rounds\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}.\n", table.text(), s[0], s[1], s[2], s[3]);
+    let text = format!(
+        "{about}; {rounds} rounds\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}.\n",
+        table.text(),
+        s[0],
+        s[1],
+        s[2],
+        s[3]
+    );
     publish("cold", &text, options)
 }
 
@@ -106,7 +121,12 @@ fn bare(scratch: &Path, name: &str) -> Result<Bare, Failure> {
     if removed != 204 {
         return Err(format!("removing {container}: {removed}").into());
     }
-    Ok(Bare { create: (created - asked).as_secs_f64(), start: (started - created).as_secs_f64(), ready: (answered - started).as_secs_f64(), remove: (done - answered).as_secs_f64() })
+    Ok(Bare {
+        create: (created - asked).as_secs_f64(),
+        start: (started - created).as_secs_f64(),
+        ready: (answered - started).as_secs_f64(),
+        remove: (done - answered).as_secs_f64(),
+    })
 }
 
 fn post(engine: &mut Connection, target: &str, body: &Value, expected: u16) -> Result<(), Failure> {
@@ -174,9 +194,31 @@ fn docker_run(scratch: &Path, name: &str) -> Result<f64, Failure> {
     let folder = socket_folder(scratch, name)?;
     let container = format!("hob-bench-{}-{name}", std::process::id());
     let bind = format!("{}:/tmp/iofs", folder.display());
-    let options = ["--user", "1000:1000", "--read-only", "--init", "--log-driver", "none", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--memory", "64m", "--pids-limit", "50", "--tmpfs", "/tmp"];
+    let options = [
+        "--user",
+        "1000:1000",
+        "--read-only",
+        "--init",
+        "--log-driver",
+        "none",
+        "--cap-drop",
+        "all",
+        "--security-opt",
+        "no-new-privileges",
+        "--memory",
+        "64m",
+        "--pids-limit",
+        "50",
+        "--tmpfs",
+        "/tmp",
+    ];
     let asked = Instant::now();
-    let arguments = [&["run", "-d", "--name", &container, "-v", &bind, "-e", "FN_FORMAT=http-stream", "-e", "FN_LISTENER=unix:/tmp/iofs/lsnr.sock"], &options[..], &[engine::IMAGE]].concat();
+    let arguments = [
+        &["run", "-d", "--name", &container, "-v", &bind, "-e", "FN_FORMAT=http-stream", "-e", "FN_LISTENER=unix:/tmp/iofs/lsnr.sock"],
+        &options[..],
+        &[engine::IMAGE],
+    ]
+    .concat();
     let called = engine::docker(&arguments).and_then(|_| first_call(&folder));
     let taken = asked.elapsed().as_secs_f64();
     engine::docker(&["rm", "-f", &container])?;
