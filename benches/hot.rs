@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let about = circumstances();
     engine::prepare()?;
-    let settings = [("FN_FREEZE_IDLE_MSECS", "-1".to_owned()), ("FN_MAX_TOTAL_MEMORY_BYTES", (CONTAINERS * FUNCTION_MIB << 20).to_string())];
+    let settings = [("FN_FREEZE_IDLE_MSECS", "-1".to_owned()), ("FN_MAX_TOTAL_MEMORY_BYTES", ((CONTAINERS * FUNCTION_MIB) << 20).to_string())];
     let hob = Hob::start("hot", &settings)?;
     let target = hob.function("echo")?;
     warm_up(&hob, &target);

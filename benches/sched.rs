@@ -36,7 +36,7 @@ fn main() -> Result<(), Failure> {
 }
 
 fn room(containers: u64) -> (&'static str, String) {
-    ("FN_MAX_TOTAL_MEMORY_BYTES", (containers * FUNCTION_MIB << 20).to_string())
+    ("FN_MAX_TOTAL_MEMORY_BYTES", ((containers * FUNCTION_MIB) << 20).to_string())
 }
 
 fn slow(target: &str, ms: u64) -> Vec<u8> {
