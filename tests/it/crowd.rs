@@ -45,11 +45,13 @@ fn two_functions_share_what_is_too_small_for_both() {
     let functions = [server.function("left", "echo", json!({})), server.function("right", "echo", json!({}))];
     let begun = Instant::now();
     let answers = together(24, |n| {
-        (0..3).map(|round| {
-            let body = format!("{n}/{round}");
-            let answer = server.call(&functions[n % 2], &[("X-Sleep-Ms", "50")], body.as_bytes());
-            (body, answer)
-        }).collect::<Vec<_>>()
+        (0..3)
+            .map(|round| {
+                let body = format!("{n}/{round}");
+                let answer = server.call(&functions[n % 2], &[("X-Sleep-Ms", "50")], body.as_bytes());
+                (body, answer)
+            })
+            .collect::<Vec<_>>()
     });
     for (sent, answer) in answers.iter().flatten() {
         assert_eq!((answer.status, &answer.text()), (200, sent), "{answer:?}\n{}", server.log());

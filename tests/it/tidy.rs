@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli"]),
-    ("cli", &["config", "server"]),
+    ("cli", &["config", "docker", "model", "server"]),
     ("config", &[]),
     ("edge", &["agent", "call", "config", "http1", "model", "pool", "respond", "store", "uds"]),
     ("http1", &[]),
@@ -75,7 +75,8 @@ impl Source {
 /// last part, and comment lines.
 fn without_tests(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let end = (0..lines.len()).find(|&n| lines[n].starts_with("#[cfg(") && lines[n].contains("test") && lines.get(n + 1).is_some_and(|l| l.starts_with("mod ") && l.ends_with('{')));
+    let end = (0..lines.len())
+        .find(|&n| lines[n].starts_with("#[cfg(") && lines[n].contains("test") && lines.get(n + 1).is_some_and(|l| l.starts_with("mod ") && l.ends_with('{')));
     lines[..end.unwrap_or(lines.len())].iter().filter(|l| !l.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect()
 }
 
@@ -157,7 +158,10 @@ fn every_room_says_what_it_is() {
 
 #[test]
 fn no_file_is_too_long() {
-    let long: Vec<_> = sources("src").into_iter().chain(sources("tests")).filter(|s| s.text.lines().count() > 700).map(|s| format!("{}: {} lines", s.path.display(), s.text.lines().count())).collect();
+    // Tables of cases may be longer than code.
+    let limit = |source: &Source| if source.is_test() { 800 } else { 700 };
+    let all = sources("src").into_iter().chain(sources("tests"));
+    let long: Vec<_> = all.filter(|s| s.text.lines().count() > limit(s)).map(|s| format!("{}: {} lines", s.path.display(), s.text.lines().count())).collect();
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 

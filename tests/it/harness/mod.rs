@@ -164,7 +164,12 @@ impl Server {
     }
 
     pub(crate) fn function_of(&self, name: &str, image: &str, more: Value) -> String {
-        let app_id = self.app.lock().expect("app").get_or_insert_with(|| self.manage("POST", "/v2/apps", &json!({"name": "app"}))["id"].as_str().expect("id").to_owned()).clone();
+        let app_id = self
+            .app
+            .lock()
+            .expect("app")
+            .get_or_insert_with(|| self.manage("POST", "/v2/apps", &json!({"name": "app"}))["id"].as_str().expect("id").to_owned())
+            .clone();
         let mut spec = json!({"app_id": app_id, "name": name, "image": image, "memory": 64, "timeout": 20, "idle_timeout": 60});
         for (key, value) in more.as_object().expect("an object") {
             spec[key] = value.clone();
