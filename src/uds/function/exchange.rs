@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 
 use super::filter::{bears_id, for_client};
 use super::{Fate, FnRequest, Limits};
-use crate::call::{AnswerHead, Body, CallError, Caller, ClientGone};
+use crate::call::{AnswerHead, Body, CallError, Caller, ClientGone, WatchGuard};
 use crate::http1::{self, BodyFraming, ChunkedDecoder, HeadError, ResponseHead};
 use crate::pool::{Stop, Woke, wait_for};
 use crate::uds::net::{Inbox, send_two};
@@ -19,6 +20,9 @@ use crate::uds::net::{Inbox, send_two};
 const MAX_SKIPPED: u32 = 16;
 /// How long a function may go on after its client left before it is given up.
 const GRACE: Duration = Duration::from_secs(1);
+/// A wait longer than this has the client watched: one that closed its end
+/// looks as if it still reads until it is asked.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// Most bytes of a 502's or 504's body that are read to save the connection.
 const MAX_DRAIN: u64 = 1024 * 1024;
 /// Room made for one receive of a head, and of a long body.
@@ -97,6 +101,9 @@ pub(super) struct Exchange<'a> {
     until: Instant,
     /// The client left: what comes is dropped, for a short while.
     gone: bool,
+    /// Whether it was asked to be watched, and the watch.
+    watched: bool,
+    watch: Option<Box<dyn WatchGuard>>,
     /// Body bytes given to the caller, once `begin` was called.
     sent: Option<u64>,
     /// The connection may carry another call after this one.
@@ -145,6 +152,8 @@ impl<'a> Exchange<'a> {
             held,
             until: request.deadline,
             gone: false,
+            watched: false,
+            watch: None,
             sent: None,
             keep: true,
             eager: false,
@@ -404,6 +413,7 @@ impl<'a> Exchange<'a> {
     fn client_left(&mut self) {
         if !self.gone {
             self.gone = true;
+            self.watch = None;
             self.until = self.until.min(Instant::now() + GRACE);
         }
     }
@@ -455,7 +465,16 @@ impl<'a> Exchange<'a> {
         loop {
             let interest = if self.upload.is_some() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             let peer = if self.gone { None } else { self.caller.socket() };
-            match wait_for(self.fd, interest, peer, Some(self.stop), Some(self.until)) {
+            // Once an answer begins, writing it tells whether the client is there.
+            let watch_at =
+                if self.watched || self.gone || self.sent.is_some() { None } else { Some(Instant::now() + WATCH_AFTER).filter(|at| *at < self.until) };
+            match wait_for(self.fd, interest, peer, Some(self.stop), Some(watch_at.unwrap_or(self.until))) {
+                // A client that is gone for good shows on its socket, so there
+                // is nothing to be told.
+                Ok(Woke::Deadline) if watch_at.is_some() => {
+                    self.watched = true;
+                    self.watch = self.caller.watch(Arc::new(|| {}));
+                }
                 Ok(Woke::Ready) => return Ok(()),
                 Ok(Woke::PeerGone) => self.client_left(),
                 Ok(Woke::Stop) => return Err(CallError::Draining),
