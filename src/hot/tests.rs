@@ -100,7 +100,7 @@ impl Function {
             if self.frozen.load(Ordering::SeqCst) {
                 asked_frozen.store(true, Ordering::SeqCst);
             }
-            let third = *calls % 3 == 0;
+            let third = calls.is_multiple_of(3);
             if third && behaviour == Behaviour::DiesUnasked {
                 return false;
             }

@@ -87,8 +87,8 @@ fn named_rooms(code: &str) -> BTreeSet<String> {
         let name: String = part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         if !name.is_empty() {
             rooms.insert(name);
-        } else if part.starts_with('{') {
-            let inside = part[1..].split(';').next().unwrap_or_default();
+        } else if let Some(group) = part.strip_prefix('{') {
+            let inside = group.split(';').next().unwrap_or_default();
             let mut depth = 0;
             let mut word = String::new();
             for c in inside.chars() {
