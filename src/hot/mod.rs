@@ -21,6 +21,8 @@ mod slots;
 mod slots_tests;
 mod state;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -65,3 +65,15 @@ fn a_link_changed_after_the_start_leads_nowhere() {
     }
     server.stop();
 }
+
+/// The engine may learn of the cause after it told the end: asked until it knows.
+#[test]
+fn out_of_memory_is_named_every_time() {
+    let Some(server) = Server::start(&[]) else { return };
+    for n in 0..6 {
+        let id = server.function(&format!("eats{n}"), "hostile", json!({"config": {"HOSTILE": "oom"}, "memory": 32}));
+        let answer = server.call(&id, &[], b"");
+        assert!(answer.status == 502 && answer.message().contains("memory"), "start {n}: {answer:?}\n{}", server.log());
+    }
+    server.stop();
+}

@@ -87,8 +87,8 @@ fn named_rooms(code: &str) -> BTreeSet<String> {
         let name: String = part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         if !name.is_empty() {
             rooms.insert(name);
-        } else if part.starts_with('{') {
-            let inside = part[1..].split(';').next().unwrap_or_default();
+        } else if let Some(group) = part.strip_prefix('{') {
+            let inside = group.split(';').next().unwrap_or_default();
             let mut depth = 0;
             let mut word = String::new();
             for c in inside.chars() {
@@ -158,12 +158,10 @@ fn every_room_says_what_it_is() {
 
 #[test]
 fn no_file_is_too_long() {
-    let long: Vec<_> = sources("src")
-        .into_iter()
-        .chain(sources("tests"))
-        .filter(|s| s.text.lines().count() > if s.is_test() { 900 } else { 700 })
-        .map(|s| format!("{}: {} lines", s.path.display(), s.text.lines().count()))
-        .collect();
+    // Tables of cases may be longer than code.
+    let limit = |source: &Source| if source.is_test() { 800 } else { 700 };
+    let all = sources("src").into_iter().chain(sources("tests"));
+    let long: Vec<_> = all.filter(|s| s.text.lines().count() > limit(s)).map(|s| format!("{}: {} lines", s.path.display(), s.text.lines().count())).collect();
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
