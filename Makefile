@@ -11,13 +11,14 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test check bench perf static doc clean functions
+.PHONY: help run test check bench bench-sched bench-cold perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
 	@echo "make test     every test, on the real container engine"
 	@echo "make check    formatting, lints, tests, documentation"
 	@echo "make bench    a hot call through hob, through nginx and direct"
+	@echo "make bench-sched   bursts, overload, freezing;  make bench-cold   starts"
 	@echo "make perf     a flame graph of a running hob"
 	@echo "make static   one static program, $(TARGET)/$(HOST)/release/hob"
 	@echo "make doc      the code's documentation"
@@ -49,9 +50,19 @@ check: functions
 	$(MAKE) test
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
+# The release program is what is measured; tables go into docs/PERFORMANCE.md.
+# BENCH_FLAGS=--quick is the short form.
 bench: functions
 	cargo build --release --bin hob
-	cargo bench --bench hot --
+	cargo bench --bench hot -- --write $(BENCH_FLAGS)
+
+bench-sched: functions
+	cargo build --release --bin hob
+	cargo bench --bench sched -- --write $(BENCH_FLAGS)
+
+bench-cold: functions
+	cargo build --release --bin hob
+	cargo bench --bench cold -- --write $(BENCH_FLAGS)
 
 # Needs `perf`; FlameGraph's two scripts or `inferno` make the picture.
 perf:

@@ -50,9 +50,11 @@ pub fn call_answer(error: &CallError) -> Answer {
             };
             Answer::new(503, format!("{BUSY}: waited {:.1} s for a free container (HOB_MAX_WAIT_MSECS){why}", waited.as_secs_f64())).retry(15)
         }
-        CallError::QueueFull { limit, retry_after_s } => {
-            Answer::new(503, format!("{BUSY}: {limit} calls wait for this function already (HOB_MAX_QUEUED)")).retry(*retry_after_s)
-        }
+        CallError::QueueFull { limit, retry_after_s } => Answer::new(
+            503,
+            format!("{BUSY}: {limit} calls wait for this function already, or too many on the whole server (HOB_MAX_QUEUED, HOB_MAX_QUEUED_NODE)"),
+        )
+        .retry(*retry_after_s),
         CallError::NoCapacity { retry_after_s } => Answer::new(503, BUSY).retry(*retry_after_s),
         CallError::TooBig { need_mib, need_mcpu, total_mib, total_mcpu } => Answer::new(
             400,

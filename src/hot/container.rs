@@ -32,6 +32,14 @@ pub(super) struct Container {
     pub(super) calls: u64,
 }
 
+/// What ends the wait for a container's socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Boot {
+    Exit(Exit),
+    /// Nobody waits for it any more, and somebody else needs the room.
+    CalledOff,
+}
+
 /// The part of a container that outlives its owners' hands: state for eyes,
 /// exit for whoever asks.
 pub(super) struct Pulse {
@@ -41,7 +49,7 @@ pub(super) struct Pulse {
     exit: Mutex<Option<Exit>>,
     ended: Condvar,
     /// Wakes the start job while it waits for the socket.
-    boot: Sender<Exit>,
+    boot: Sender<Boot>,
     /// Rings the queue's launcher.
     ring: Box<dyn Fn() + Send + Sync>,
 }
@@ -63,7 +71,7 @@ impl Container {
 }
 
 impl Pulse {
-    pub(super) fn new(id: Id, now: Instant, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Exit>) {
+    pub(super) fn new(id: Id, now: Instant, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Boot>) {
         let (boot, boot_exit) = bounded(1);
         let pulse = Pulse { id, born: now, state: AtomicU8::new(State::Reserved as u8), exit: Mutex::new(None), ended: Condvar::new(), boot, ring };
         (Arc::new(pulse), boot_exit)
@@ -81,6 +89,11 @@ impl Pulse {
             log::error!("container {}: illegal move {} → {}", self.id, before.name(), next.name());
         }
         self.state.store(next as u8, Ordering::Relaxed);
+    }
+
+    /// Ends its boot, if it is still booting when the word arrives.
+    pub(super) fn call_off(&self) {
+        let _ = self.boot.try_send(Boot::CalledOff);
     }
 
     pub(super) fn exit(&self) -> Option<Exit> {
@@ -105,7 +118,7 @@ impl ExitSink for Pulse {
         self.exit.lock().get_or_insert(exit);
         self.ended.notify_all();
         // Full means the start job was told already.
-        let _ = self.boot.try_send(exit);
+        let _ = self.boot.try_send(Boot::Exit(exit));
         (self.ring)();
     }
 }

@@ -151,7 +151,9 @@ fn make_room(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Plac
         if shared.config.non_blocking {
             return refuse(queue, places);
         }
-        retire(shared, queue, now, wake);
+        if call_off(shared, queue, now) == 0 {
+            retire(shared, queue, now, wake);
+        }
     } else if missing.is_none() && shared.config.non_blocking {
         refuse(queue, places);
     }
@@ -191,6 +193,11 @@ fn evict(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, missing: Need, now: Insta
     evicted
 }
 
+/// Boots nobody waits for any more give way. Their tokens come back by themselves.
+fn call_off(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, now: Instant) -> usize {
+    shared.all().iter().filter(|other| other.owner != queue.owner).map(|other| other.call_off_boots(now)).sum()
+}
+
 /// Fair shares: a queue that holds more than this one gives up a container at
 /// its next finish.
 fn retire(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, now: Instant, wake: &mut Option<Instant>) {
@@ -210,13 +217,12 @@ fn retire(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, now: Instant, wake: &mut
         .collect();
     let (me, start_cost) = queue.with(|inner| (inner.contender(held_by(queue.owner), queue.need.mib), inner.start_cost));
     let turn = (start_cost * 10).max(Duration::from_secs(1));
+    let again = (oldest + turn).max(now + turn / 4);
+    *wake = Some(wake.map_or(again, |w| w.min(again)));
     // One at a time: what was asked for comes first.
     if !asked && let Some(index) = evictor::retire_from(me, oldest, turn, &contenders, now) {
         others[index].with(|inner| inner.retire += 1);
-        return;
     }
-    let again = (oldest + turn).max(now + turn / 4);
-    *wake = Some(wake.map_or(again, |w| w.min(again)));
 }
 
 /// Non-blocking mode: those nobody is on the way to are told at once, newest first.

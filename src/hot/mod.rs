@@ -21,11 +21,13 @@ mod slots;
 mod slots_tests;
 mod state;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -51,6 +53,7 @@ pub struct HotConfig {
     pub pull_timeout: Option<Duration>,
     pub start_timeout: Option<Duration>,
     pub max_queued: usize,
+    pub max_queued_node: usize,
     pub non_blocking: bool,
     pub start_lanes: usize,
     pub stop_lanes: usize,
@@ -74,6 +77,8 @@ pub(crate) struct Shared {
     starts: Lane,
     stops: Lane,
     closing: AtomicBool,
+    /// Callers waiting in all queues.
+    waiting: AtomicUsize,
     /// Fired when starts under way must give up.
     boot_stop: Stop,
 }
@@ -114,6 +119,7 @@ impl Hot {
             launchers: Mutex::default(),
             next_owner: AtomicU64::new(1),
             closing: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
         };
         Ok(Hot { shared: Arc::new(shared) })
     }
@@ -127,11 +133,19 @@ impl Hot {
     pub fn acquire(&self, spec: &Arc<FnSpec>, caller: &dyn Caller, now: Instant, deadline: Option<Instant>) -> Result<Lease, CallError> {
         loop {
             let queue = self.queue(spec, now)?;
-            match queue.enter(now, self.shared.config.max_queued) {
+            // With the node's line full only an idle container will do.
+            let config = &self.shared.config;
+            let full = self.shared.waiting.load(Ordering::Relaxed) >= config.max_queued_node;
+            match queue.enter(now, if full { 0 } else { config.max_queued }) {
                 Entry::Ended => continue,
                 Entry::Refused(error) => return Err(error),
                 Entry::Got { container, frozen } => return Ok(Lease::new(&self.shared, queue, container, frozen)),
-                Entry::Wait(ticket) => return self.wait(queue, &ticket, caller, now, deadline),
+                Entry::Wait(ticket) => {
+                    self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+                    let result = self.wait(queue, &ticket, caller, now, deadline);
+                    self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                    return result;
+                }
             }
         }
     }
@@ -295,6 +309,12 @@ impl Hot {
                     let comma = if i > 0 { "," } else { "" };
                     let (idle_ms, age_ms) = (now.saturating_duration_since(idle.since).as_millis(), now.saturating_duration_since(idle.item.pulse.born).as_millis());
                     let _ = write!(text, "{comma}{{\"id\":\"{}\",\"state\":\"{}\",\"idle_ms\":{idle_ms},\"age_ms\":{age_ms},\"calls\":{}}}", idle.item.id, idle.item.pulse.state().name(), idle.item.calls);
+                }
+                text.push_str("],\"containers\":[");
+                for (i, pulse) in inner.pulses.iter().enumerate() {
+                    let (comma, state) = (if i > 0 { "," } else { "" }, pulse.state());
+                    let age_ms = now.saturating_duration_since(pulse.born).as_millis();
+                    let _ = write!(text, "{comma}{{\"id\":\"{}\",\"state\":\"{}\",\"owner\":\"{}\",\"age_ms\":{age_ms}}}", pulse.id, state.name(), state.owner());
                 }
             });
             text.push_str("]}");

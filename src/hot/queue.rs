@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::container::Container;
+use super::container::{Container, Pulse};
 use super::evictor::Contender;
 use super::plan::{IdleView, View};
 use super::slots::{Acquired, Idle, Offered, Slots, Ticket};
+use super::state::State;
 use super::sync::Mutex;
 use crate::call::{CallError, LaunchError};
 use crate::model::{FnSpec, Id};
@@ -56,6 +57,9 @@ pub(super) struct Inner {
     /// The launcher has left: use another queue.
     pub(super) ended: bool,
     pub(super) last_used: Instant,
+    /// Every container from its start to its end, for eyes and for calling off
+    /// a boot; whoever owns one is not found here.
+    pub(super) pulses: Vec<Arc<Pulse>>,
 }
 
 /// What a caller gets from a queue.
@@ -70,6 +74,9 @@ pub(super) enum Entry {
     /// The queue has ended: look it up again.
     Ended,
 }
+
+/// A boot younger than this is let come up: it may serve the next call.
+const CALL_OFF_AGE: Duration = Duration::from_secs(1);
 
 /// A first guess at what a start costs, until one was measured.
 const FIRST_START_COST: Duration = Duration::from_millis(300);
@@ -95,6 +102,7 @@ impl SlotQueue {
             retired: false,
             ended: false,
             last_used: now,
+            pulses: Vec::new(),
         };
         SlotQueue { spec, owner, need, inner: Mutex::new(inner), bell, rung }
     }
@@ -215,6 +223,18 @@ impl SlotQueue {
         let taken = inner.slots.take_idle(|idle| idle.item.id == id).pop()?;
         inner.slots.stopping += 1;
         Some(taken.item)
+    }
+
+    /// Calls off the boots of callers who have all left, if they have had time
+    /// enough (spec agent §7.3, bounded). Returns how many were told.
+    pub(super) fn call_off_boots(&self, now: Instant) -> usize {
+        self.with(|inner| {
+            if inner.slots.waiting() > 0 || inner.slots.live() + inner.slots.starting <= self.spec.limits.min_instances {
+                return 0;
+            }
+            let old = |p: &&Arc<Pulse>| p.state() == State::Booting && now.saturating_duration_since(p.born) >= CALL_OFF_AGE;
+            inner.pulses.iter().filter(old).map(|p| p.call_off()).count()
+        })
     }
 
     /// Puts a container back after freezing; `Err` when a caller waits for it.

@@ -44,6 +44,18 @@ impl State {
         )
     }
 
+    /// Who has it in this state.
+    pub const fn owner(self) -> &'static str {
+        match self {
+            State::Reserved | State::Creating | State::Booting => "start lane",
+            State::Idle | State::Frozen => "queue",
+            State::Busy | State::Thawing => "call",
+            State::Freezing => "launcher",
+            State::Stopping => "stop lane",
+            State::Gone => "nobody",
+        }
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             State::Reserved => "reserved",

@@ -20,10 +20,11 @@ use crate::uds::net::{Inbox, send_two};
 const MAX_SKIPPED: u32 = 16;
 /// How long a function may go on after its client left before it is given up.
 const GRACE: Duration = Duration::from_secs(1);
+/// A wait longer than this has the client watched: one that closed its end
+/// looks as if it still reads until it is asked.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// Most bytes of a 502's or 504's body that are read to save the connection.
 const MAX_DRAIN: u64 = 1024 * 1024;
-/// A call that waits longer than this for its answer has its client watched.
-const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// Room made for one receive of a head, and of a long body.
 const ROOM: usize = 4 * 1024;
 const BODY_ROOM: usize = 64 * 1024;
@@ -85,10 +86,6 @@ impl<'a> Upload<'a> {
     }
 }
 
-/// Stands for a watch that could not be had.
-struct Unwatched;
-impl WatchGuard for Unwatched {}
-
 pub(super) struct Exchange<'a> {
     fd: BorrowedFd<'a>,
     /// The connection carried calls before: only an answer with the id counts.
@@ -104,6 +101,9 @@ pub(super) struct Exchange<'a> {
     until: Instant,
     /// The client left: what comes is dropped, for a short while.
     gone: bool,
+    /// Whether it was asked to be watched, and the watch.
+    watched: bool,
+    watch: Option<Box<dyn WatchGuard>>,
     /// Body bytes given to the caller, once `begin` was called.
     sent: Option<u64>,
     /// The connection may carry another call after this one.
@@ -111,8 +111,6 @@ pub(super) struct Exchange<'a> {
     /// More is probably there: receive before polling.
     eager: bool,
     receives: u32,
-    /// A client that only closed its side is noticed by the edge's probe.
-    watch: Option<Box<dyn WatchGuard>>,
 }
 
 /// What the head says about the rest.
@@ -154,11 +152,12 @@ impl<'a> Exchange<'a> {
             held,
             until: request.deadline,
             gone: false,
+            watched: false,
+            watch: None,
             sent: None,
             keep: true,
             eager: false,
             receives: 0,
-            watch: None,
         }
     }
 
@@ -414,6 +413,7 @@ impl<'a> Exchange<'a> {
     fn client_left(&mut self) {
         if !self.gone {
             self.gone = true;
+            self.watch = None;
             self.until = self.until.min(Instant::now() + GRACE);
         }
     }
@@ -465,21 +465,19 @@ impl<'a> Exchange<'a> {
         loop {
             let interest = if self.upload.is_some() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             let peer = if self.gone { None } else { self.caller.socket() };
-            // Only a call that takes long pays for the watch, and only before
-            // its answer begins: the probe must not fall inside it.
-            let watchable = !self.gone && self.sent.is_none() && self.watch.is_none();
-            let until = if watchable { self.until.min(Instant::now() + WATCH_AFTER) } else { self.until };
-            match wait_for(self.fd, interest, peer, Some(self.stop), Some(until)) {
-                Ok(Woke::Ready) => {
-                    self.watch = None;
-                    return Ok(());
+            // Once an answer begins, writing it tells whether the client is there.
+            let watch_at =
+                if self.watched || self.gone || self.sent.is_some() { None } else { Some(Instant::now() + WATCH_AFTER).filter(|at| *at < self.until) };
+            match wait_for(self.fd, interest, peer, Some(self.stop), Some(watch_at.unwrap_or(self.until))) {
+                // A client that is gone for good shows on its socket, so there
+                // is nothing to be told.
+                Ok(Woke::Deadline) if watch_at.is_some() => {
+                    self.watched = true;
+                    self.watch = self.caller.watch(Arc::new(|| {}));
                 }
+                Ok(Woke::Ready) => return Ok(()),
                 Ok(Woke::PeerGone) => self.client_left(),
                 Ok(Woke::Stop) => return Err(CallError::Draining),
-                Ok(Woke::Deadline) if until < self.until => {
-                    // The poll above sees what the probe brings about.
-                    self.watch = self.caller.watch(Arc::new(|| {})).or_else(|| Some(Box::new(Unwatched)));
-                }
                 Ok(Woke::Deadline) => return Err(self.timed_out()),
                 Err(e) => return Err(CallError::Internal(format!("poll failed: {e}"))),
             }

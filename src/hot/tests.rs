@@ -1,0 +1,520 @@
+//! Fault by fault: the Nth thing a driver does fails, for every N, while
+//! callers come and the server goes. Each caller has exactly one outcome, and
+//! nothing remains.
+
+#![allow(clippy::disallowed_methods, reason = "functions are threads here")]
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{Hot, HotConfig};
+use crate::agent::Agent;
+use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, Exit, LaunchError, WatchGuard};
+use crate::config::Raw;
+use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Instance, StartBudget};
+use crate::model::{FnSpec, Id, SlotKey};
+use crate::pool::{Need, Tokens};
+use crate::uds::iofs::Iofs;
+
+/// How a function in this process behaves; its image's name says which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behaviour {
+    Echoes,
+    /// Every third call ends with half an answer, and the function with it.
+    DiesMidBody,
+    /// Ends instead of answering every third call.
+    DiesUnasked,
+    NeverListens,
+    /// Ends before it listens.
+    ExitsAtOnce,
+}
+
+impl Behaviour {
+    fn of(image: &str) -> Behaviour {
+        [Behaviour::DiesMidBody, Behaviour::DiesUnasked, Behaviour::NeverListens, Behaviour::ExitsAtOnce]
+            .into_iter()
+            .find(|b| format!("{b:?}") == image)
+            .unwrap_or(Behaviour::Echoes)
+    }
+}
+
+/// Containers that are threads of this process.
+#[derive(Debug, Default)]
+struct InProcess {
+    live: Mutex<HashMap<String, Running>>,
+    /// A frozen function was asked something.
+    asked_frozen: Arc<AtomicBool>,
+    started: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Function>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Function {
+    socket: PathBuf,
+    stop: AtomicBool,
+    frozen: AtomicBool,
+    connection: Mutex<Option<UnixStream>>,
+    exit: Arc<dyn ExitSink>,
+}
+
+impl std::fmt::Debug for Function {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Function").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Function {
+    /// True when it ended by itself.
+    fn serve(&self, listener: &UnixListener, behaviour: Behaviour, asked_frozen: &AtomicBool) -> bool {
+        let mut calls = 0;
+        while let Ok((stream, _)) = listener.accept() {
+            *self.connection.lock() = stream.try_clone().ok();
+            if self.stop.load(Ordering::SeqCst) {
+                return false;
+            }
+            if !self.talk(stream, behaviour, &mut calls, asked_frozen) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Serves one connection to its end; false ends the function.
+    fn talk(&self, mut stream: UnixStream, behaviour: Behaviour, calls: &mut u32, asked_frozen: &AtomicBool) -> bool {
+        while let Some((id, body)) = read_request(&mut stream) {
+            *calls += 1;
+            if self.frozen.load(Ordering::SeqCst) {
+                asked_frozen.store(true, Ordering::SeqCst);
+            }
+            let third = calls.is_multiple_of(3);
+            if third && behaviour == Behaviour::DiesUnasked {
+                return false;
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nFn-Call-Id: {id}\r\nContent-Length: {}\r\n\r\n", body.len());
+            if third && behaviour == Behaviour::DiesMidBody {
+                let _ = stream.write_all(&[head.as_bytes(), &body[..body.len() / 2]].concat());
+                return false;
+            }
+            if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
+                break;
+            }
+        }
+        true
+    }
+}
+
+fn read_request(stream: &mut UnixStream) -> Option<(String, Vec<u8>)> {
+    let mut data = Vec::new();
+    let mut buffer = [0u8; 4096];
+    loop {
+        if let Some(end) = data.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&data[..end]).into_owned();
+            let field = |name: &str| head.lines().find_map(|l| l.split_once(": ").filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned()));
+            let length: usize = field("Content-Length")?.parse().ok()?;
+            if data.len() >= end + 4 + length {
+                return Some((field("Fn-Call-Id")?, data[end + 4..end + 4 + length].to_vec()));
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(n) if n > 0 => data.extend_from_slice(&buffer[..n]),
+            _ => return None,
+        }
+    }
+}
+
+impl Driver for InProcess {
+    fn name(&self) -> &'static str {
+        "in-process"
+    }
+
+    fn describe(&self) -> String {
+        "functions are threads".to_owned()
+    }
+
+    fn start(&self, spec: &ContainerSpec, _: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
+        let broken = |step, e: std::io::Error| LaunchError::Engine { step, text: e.to_string() };
+        self.started.fetch_add(1, Ordering::SeqCst);
+        let behaviour = Behaviour::of(&spec.image);
+        let socket = spec.iofs.join("lsnr.sock");
+        let shared =
+            Arc::new(Function { socket: socket.clone(), stop: AtomicBool::new(false), frozen: AtomicBool::new(false), connection: Mutex::default(), exit });
+        let thread = match behaviour {
+            Behaviour::NeverListens => None,
+            Behaviour::ExitsAtOnce => {
+                shared.exit.exited(Exit { code: 7, oom_killed: false });
+                None
+            }
+            _ => {
+                let phony = spec.iofs.join("phony.sock");
+                let listener = UnixListener::bind(&phony).map_err(|e| broken("bind", e))?;
+                std::fs::rename(&phony, &socket).map_err(|e| broken("rename", e))?;
+                let function = shared.clone();
+                let asked_frozen = self.asked_frozen.clone();
+                Some(std::thread::spawn(move || {
+                    if function.serve(&listener, behaviour, &asked_frozen) {
+                        // As with a process: its descriptors go before its end is known.
+                        drop(listener);
+                        *function.connection.lock() = None;
+                        function.exit.exited(Exit { code: 1, oom_killed: false });
+                    }
+                }))
+            }
+        };
+        self.live.lock().insert(spec.id.clone(), Running { shared, thread });
+        Ok(Instance { id: spec.id.clone(), engine_id: spec.id.clone(), pid: None, freezer: None })
+    }
+
+    fn freeze(&self, instance: &Instance) -> Result<(), DriverError> {
+        self.set_frozen(instance, true)
+    }
+
+    fn thaw(&self, instance: &Instance) -> Result<(), DriverError> {
+        self.set_frozen(instance, false)
+    }
+
+    fn remove(&self, instance: &Instance) -> Result<(), DriverError> {
+        let Some(mut running) = self.live.lock().remove(&instance.id) else { return Ok(()) };
+        running.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = running.thread.take() {
+            // The thread is in accept, or reads from the connection it took.
+            while !thread.is_finished() {
+                if let Some(connection) = running.shared.connection.lock().as_ref() {
+                    let _ = connection.shutdown(Shutdown::Both);
+                }
+                let _ = UnixStream::connect(&running.shared.socket);
+                std::thread::yield_now();
+            }
+            thread.join().expect("a function");
+        }
+        running.shared.exit.exited(Exit { code: 137, oom_killed: false });
+        Ok(())
+    }
+
+    fn reclaim(&self) -> Result<usize, DriverError> {
+        Ok(0)
+    }
+
+    fn close(&self) {}
+}
+
+impl InProcess {
+    fn all_frozen(&self) -> bool {
+        self.live.lock().values().all(|r| r.shared.frozen.load(Ordering::SeqCst))
+    }
+
+    fn set_frozen(&self, instance: &Instance, frozen: bool) -> Result<(), DriverError> {
+        let live = self.live.lock();
+        let verb = if frozen { "freeze" } else { "thaw" };
+        let running = live.get(&instance.id).ok_or_else(|| DriverError { verb, id: instance.id.clone(), text: "no such container".to_owned() })?;
+        running.shared.frozen.store(frozen, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Fails the `nth` verb, and no other. A failed removal is made good by the
+/// driver itself, as the trait promises.
+#[derive(Debug)]
+struct FailsNth {
+    inner: Arc<InProcess>,
+    nth: u64,
+    count: AtomicU64,
+    failed: Mutex<Option<&'static str>>,
+}
+
+impl FailsNth {
+    fn new(inner: Arc<InProcess>, nth: u64) -> Arc<FailsNth> {
+        Arc::new(FailsNth { inner, nth, count: AtomicU64::new(0), failed: Mutex::default() })
+    }
+
+    fn fails(&self, verb: &'static str) -> bool {
+        let fails = self.count.fetch_add(1, Ordering::SeqCst) + 1 == self.nth;
+        if fails {
+            *self.failed.lock() = Some(verb);
+        }
+        fails
+    }
+
+    fn verb(&self, verb: &'static str, instance: &Instance) -> Result<(), DriverError> {
+        if self.fails(verb) { Err(DriverError { verb, id: instance.id.clone(), text: "as planned".to_owned() }) } else { Ok(()) }
+    }
+}
+
+impl Driver for FailsNth {
+    fn name(&self) -> &'static str {
+        "fails-nth"
+    }
+
+    fn describe(&self) -> String {
+        format!("verb {} fails", self.nth)
+    }
+
+    fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
+        if self.fails("start") {
+            return Err(LaunchError::Engine { step: "start", text: "as planned".to_owned() });
+        }
+        self.inner.start(spec, budget, exit)
+    }
+
+    fn freeze(&self, instance: &Instance) -> Result<(), DriverError> {
+        self.verb("freeze", instance)?;
+        self.inner.freeze(instance)
+    }
+
+    fn thaw(&self, instance: &Instance) -> Result<(), DriverError> {
+        self.verb("thaw", instance)?;
+        self.inner.thaw(instance)
+    }
+
+    fn remove(&self, instance: &Instance) -> Result<(), DriverError> {
+        self.inner.remove(instance)?;
+        self.verb("remove", instance)
+    }
+
+    fn reclaim(&self) -> Result<usize, DriverError> {
+        Ok(0)
+    }
+
+    fn close(&self) {}
+}
+
+/// A client that remembers what it was told.
+#[derive(Debug, Default)]
+struct Client {
+    body: Vec<u8>,
+    begun: u32,
+    ended: u32,
+}
+
+impl Caller for Client {
+    fn whole(&mut self, _: &AnswerHead<'_>, body: &[u8]) -> Result<(), ClientGone> {
+        self.begun += 1;
+        self.ended += 1;
+        self.body.extend_from_slice(body);
+        Ok(())
+    }
+
+    fn begin(&mut self, _: &AnswerHead<'_>, _: Option<u64>) -> Result<(), ClientGone> {
+        self.begun += 1;
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
+        self.body.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), ClientGone> {
+        self.ended += 1;
+        Ok(())
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn watch(&self, _: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
+        None
+    }
+}
+
+const CALLERS: usize = 8;
+const CALLS: usize = 3;
+const MIB: u64 = 64;
+
+fn function(n: u8, image: &str) -> Arc<FnSpec> {
+    Arc::new(FnSpec {
+        key: SlotKey([n; 32]),
+        app_id: Id::new(),
+        app_name: "app".to_owned(),
+        fn_id: Id::new(),
+        fn_name: format!("f{n}"),
+        image: image.to_owned(),
+        env: Vec::new(),
+        timeout_s: 5,
+        idle_timeout_s: 30,
+        memory_mib: MIB,
+        cpu_milli: 0,
+        tmpfs_mib: 0,
+        syslog_url: None,
+        limits: crate::model::FnLimits::default(),
+    })
+}
+
+struct Outcome {
+    good: usize,
+    failed: Vec<String>,
+}
+
+/// Callers on the given functions, room for two containers; the server is
+/// asked to end when `stop_after` calls have their outcome.
+fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_after: usize) -> Outcome {
+    let folder = std::env::temp_dir().join(format!("hob-hot-{}", Id::new()));
+    let mut raw = Raw::default();
+    raw.set("HOB_MAX_WAIT_MSECS", "10000");
+    let config = raw.parse().expect("valid");
+    let hot_config = HotConfig {
+        freeze_idle: Some(Duration::ZERO),
+        launcher_timeout: None,
+        pull_timeout: Some(Duration::from_secs(5)),
+        start_timeout: Some(Duration::from_millis(300)),
+        max_queued: 100,
+        max_queued_node: 1000,
+        non_blocking: false,
+        start_lanes: 4,
+        stop_lanes: 2,
+    };
+    let tokens = Tokens::new(Need { mib: 2 * MIB, mcpu: 1000 });
+    let hot = Hot::open(hot_config, driver, tokens, Iofs::open(&folder).expect("folder")).expect("opens");
+    let agent = Agent::new(&config, hot).expect("agent");
+    let functions: Vec<_> = images.iter().zip(1..).map(|(image, n)| function(n, image)).collect();
+    let outcomes = AtomicUsize::new(0);
+    let round = Barrier::new(CALLERS);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let (agent, functions, outcomes, failed, round) = (&agent, &functions, &outcomes, &failed, &round);
+            scope.spawn(move || {
+                for n in 0..CALLS {
+                    // In rounds, so that what is idle between them freezes.
+                    if round.wait().is_leader() {
+                        let until = Instant::now() + Duration::from_millis(100);
+                        while !inner.all_frozen() && Instant::now() < until {
+                            std::thread::yield_now();
+                        }
+                    }
+                    round.wait();
+                    let body = format!("caller {caller}, call {n}").into_bytes();
+                    let spec = functions[caller % functions.len()].clone();
+                    let call = Call { id: Id::new(), spec, fields: Vec::new(), body: Body::Memory(body.clone()), accepted: Instant::now() };
+                    let mut client = Client::default();
+                    let result = agent.submit(&call, &mut client);
+                    match result {
+                        Ok(()) => assert!(client.begun == 1 && client.ended == 1 && client.body == body, "an answer of its own, once: {client:?}"),
+                        Err(CallError::Broken { .. }) => assert!(client.begun == 1 && client.ended == 0, "{client:?}"),
+                        Err(ref error) => {
+                            assert!(client.begun == 0, "an error or an answer, not both: {client:?} {error}");
+                            failed.lock().push(format!("{error:?}"));
+                        }
+                    }
+                    outcomes.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        while outcomes.load(Ordering::SeqCst) < stop_after {
+            std::thread::yield_now();
+        }
+        agent.refuse();
+        assert!(agent.wait_idle(Instant::now() + Duration::from_secs(15)), "every caller got its outcome: {}", agent.debug_state());
+        assert_eq!(agent.close(), None, "tokens and folders are back");
+    });
+    assert_eq!(outcomes.load(Ordering::SeqCst), CALLERS * CALLS);
+    assert!(inner.live.lock().is_empty(), "containers remain");
+    assert!(!inner.asked_frozen.load(Ordering::SeqCst), "a frozen container was asked");
+    assert_eq!(entries(&folder), 0, "socket folders remain");
+    std::fs::remove_dir_all(&folder).expect("removed");
+    let failed = failed.into_inner();
+    Outcome { good: CALLERS * CALLS - failed.len(), failed }
+}
+
+fn entries(folder: &Path) -> usize {
+    std::fs::read_dir(folder).map_or(0, Iterator::count)
+}
+
+/// Fails loudly instead of hanging.
+fn within<T: Send + 'static>(limit: Duration, what: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, finished) = crossbeam_channel::bounded(1);
+    let thread = std::thread::spawn(move || drop(done.send(run())));
+    match finished.recv_timeout(limit) {
+        Ok(value) => value,
+        Err(crossbeam_channel::RecvTimeoutError::Timeout) => panic!("{what}: not over after {limit:?}"),
+        Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().expect_err("it panicked"));
+        }
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// Promise: whatever driver operation fails, each caller gets exactly one
+/// outcome and tokens, containers, folders and threads come back.
+#[test]
+fn every_driver_fault() {
+    let mut seen: HashMap<&str, u32> = HashMap::new();
+    let all = CALLERS * CALLS;
+    for nth in 1.. {
+        let mut fault = false;
+        // Two functions, and one more than there is room for; a server that
+        // ends after its calls, and one that ends among them.
+        for (functions, stop_after) in [(2, all), (2, all / 2), (3, all), (3, all / 2)] {
+            let (failed, outcome) = within(LIMIT, &format!("fault {nth}"), move || {
+                let inner = Arc::new(InProcess::default());
+                let driver = FailsNth::new(inner.clone(), nth);
+                let outcome = scenario(&vec!["Echoes"; functions], driver.clone(), &inner, stop_after);
+                let failed = driver.failed.lock().take();
+                (failed, outcome)
+            });
+            match failed {
+                Some(verb) => *seen.entry(verb).or_default() += 1,
+                None if stop_after == all => assert_eq!(outcome.good, all, "without a fault every call succeeds: {:?}", outcome.failed),
+                None => {}
+            }
+            fault |= failed.is_some();
+        }
+        if !fault {
+            break;
+        }
+    }
+    println!("faults tried: {seen:?}");
+    for verb in ["start", "freeze", "thaw", "remove"] {
+        assert!(seen.contains_key(verb), "{verb} was never failed: {seen:?}");
+    }
+}
+
+/// Functions that end in the middle of an answer or without one: their
+/// callers are told, everybody else is served.
+#[test]
+fn functions_that_die() {
+    for image in ["DiesMidBody", "DiesUnasked"] {
+        for stop_after in [CALLERS * CALLS, CALLERS * CALLS / 2] {
+            let outcome = within(LIMIT, image, move || {
+                let inner = Arc::new(InProcess::default());
+                scenario(&[image, "Echoes"], inner.clone(), &inner, stop_after)
+            });
+            if stop_after == CALLERS * CALLS {
+                assert!(outcome.good >= CALLERS * CALLS / 2, "the healthy half is served: {:?}", outcome.failed);
+                assert!(outcome.failed.iter().all(|e| e.contains("NoAnswer")), "{:?}", outcome.failed);
+            }
+        }
+    }
+}
+
+/// Functions that never come up: their callers are told why in time.
+#[test]
+fn functions_that_never_listen() {
+    for (image, why) in [("NeverListens", "NoSocket"), ("ExitsAtOnce", "Exited")] {
+        for stop_after in [CALLERS * CALLS, CALLERS * CALLS / 3] {
+            let outcome = within(LIMIT, image, move || {
+                let inner = Arc::new(InProcess::default());
+                scenario(&[image, "Echoes"], inner.clone(), &inner, stop_after)
+            });
+            if stop_after == CALLERS * CALLS {
+                assert_eq!(outcome.good, CALLERS * CALLS / 2, "the healthy half is served: {:?}", outcome.failed);
+                assert!(outcome.failed.iter().all(|e| e.contains(why)), "{:?}", outcome.failed);
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Clients that do not wait for their answer.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Server, http, wait_until};
+
+#[test]
+fn a_client_that_leaves_a_running_call_ends_it() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let first = server.good_call(&echo, &[], b"");
+    let stream = server.begin_call(&echo, &[("X-Sleep-Ms", "15000")]);
+    server.await_queue(&echo, "busy", 1);
+    let begun = Instant::now();
+    drop(stream);
+    server.await_queue(&echo, "busy", 0);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let next = server.good_call(&echo, &[], b"mine");
+    assert_eq!(next.text(), "mine");
+    assert_ne!(next.field("X-Instance"), first.field("X-Instance"), "the container of the given-up call is gone");
+    server.stop();
+}
+
+#[test]
+fn a_client_that_leaves_the_line_gives_its_place_up() {
+    let Some(server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "104857600")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    server.good_call(&echo, &[], b"");
+    let mut running = server.begin_call(&echo, &[("X-Sleep-Ms", "2500")]);
+    server.await_queue(&echo, "busy", 1);
+    let gone = server.begin_call(&echo, &[]);
+    server.await_queue(&echo, "waiting", 1);
+    let mut stays = server.begin_call(&echo, &[]);
+    server.await_queue(&echo, "waiting", 2);
+    drop(gone);
+    wait_until("the place given up", 2, || (server.queue(&echo, "waiting") == 1).then_some(()));
+    assert_eq!(http::finish(&mut running).expect("an answer").field("X-Count"), Some("2"));
+    assert_eq!(http::finish(&mut stays).expect("an answer").field("X-Count"), Some("3"), "the call given up was never made");
+    server.stop();
+}
+
+#[test]
+fn a_connection_serves_call_after_call() {
+    use std::io::{Read, Write};
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let mut stream = std::net::TcpStream::connect(server.address).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
+    let mut seen = String::new();
+    for n in 0..20 {
+        write!(stream, "POST /invoke/{echo} HTTP/1.1\r\nHost: t\r\nContent-Length: 7\r\n\r\ncall {n:02}").expect("sent");
+        let body = format!("\r\n\r\ncall {n:02}");
+        seen.clear();
+        while !seen.ends_with(&body) {
+            let mut buffer = [0u8; 4096];
+            let read = stream.read(&mut buffer).expect("an answer");
+            assert!(read > 0, "closed after {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        assert!(seen.starts_with("HTTP/1.1 200 "), "{seen}");
+    }
+    drop(stream);
+    server.stop();
+}

@@ -1,0 +1,105 @@
+//! Which container serves, and what becomes of those that wait.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::harness::{Server, engine, together, wait_until};
+
+#[test]
+fn the_last_used_container_serves_next() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let both = together(2, |_| server.good_call(&echo, &[("X-Sleep-Ms", "1500")], b""));
+    let instances: HashSet<_> = both.iter().map(|r| r.field("X-Instance").map(str::to_owned)).collect();
+    assert_eq!(instances.len(), 2, "two slow calls at a time, two containers");
+    let next: Vec<_> = (0..3).map(|_| server.good_call(&echo, &[], b"").field("X-Instance").map(str::to_owned)).collect();
+    assert!(next.iter().all(|i| *i == next[0]), "the top of the stack serves: {next:?}");
+    assert_eq!(server.containers().len(), 2);
+    server.stop();
+}
+
+#[test]
+fn an_idle_container_goes_after_its_time() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({"idle_timeout": 1}));
+    let first = server.good_call(&echo, &[], b"");
+    assert_eq!(server.containers().len(), 1);
+    wait_until("the container's removal", 10, || (server.containers().is_empty() && server.socket_folders() == 0).then_some(()));
+    let again = server.good_call(&echo, &[], b"");
+    assert_ne!(first.field("X-Instance"), again.field("X-Instance"));
+    server.stop();
+}
+
+/// The state file of the process's freezer cgroup, and what it says when frozen.
+fn freezer(pid: u64) -> (PathBuf, &'static str) {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the process runs");
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let path = path.trim_start_matches('/');
+        if controllers == "freezer" {
+            return (PathBuf::from("/sys/fs/cgroup/freezer").join(path).join("freezer.state"), "FROZEN");
+        }
+        let unified = PathBuf::from("/sys/fs/cgroup").join(path).join("cgroup.events");
+        if controllers.is_empty() && unified.exists() {
+            return (unified, "frozen 1");
+        }
+    }
+    panic!("no freezer in {text}");
+}
+
+#[test]
+fn an_idle_container_is_frozen_and_wakes_for_a_call() {
+    let Some(server) = Server::start(&[("FN_FREEZE_IDLE_MSECS", "50")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let first = server.good_call(&echo, &[], b"");
+    let (file, frozen) = freezer(engine::pid(&server.containers()[0]));
+    let is_frozen = || std::fs::read_to_string(&file).is_ok_and(|s| s.contains(frozen));
+    for round in 0..5 {
+        wait_until("the freezer", 5, || is_frozen().then_some(()));
+        let next = server.good_call(&echo, &[], b"awake");
+        assert_eq!((next.text().as_str(), next.field("X-Instance")), ("awake", first.field("X-Instance")), "round {round}");
+    }
+    server.stop();
+}
+
+#[test]
+fn never_frozen_when_told_so() {
+    let Some(server) = Server::start(&[("FN_FREEZE_IDLE_MSECS", "-1")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    server.good_call(&echo, &[], b"");
+    let (file, frozen) = freezer(engine::pid(&server.containers()[0]));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!std::fs::read_to_string(file).expect("state").contains(frozen));
+    server.stop();
+}
+
+#[test]
+fn an_idle_container_makes_room_for_another_function() {
+    let Some(server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "104857600")]) else { return };
+    let one = server.function("one", "echo", json!({}));
+    let two = server.function("two", "echo", json!({}));
+    for round in 0..2 {
+        assert_eq!(server.good_call(&one, &[], b"1").text(), "1", "round {round}");
+        assert_eq!(server.good_call(&two, &[], b"2").text(), "2", "round {round}");
+    }
+    assert!(server.containers().len() <= 1, "room for one");
+    server.stop();
+}
+
+#[test]
+fn a_changed_configuration_holds_for_the_next_call() {
+    let Some(server) = Server::start(&[]) else { return };
+    let id = server.function("env", "hostile", json!({"config": {"COLOUR": "red"}}));
+    let env = || server.good_call(&id, &[("X-Do", "env")], b"").text();
+    assert!(env().contains("COLOUR=red\n"));
+    server.manage("PUT", &format!("/v2/fns/{id}"), &json!({"config": {"COLOUR": "blue"}}));
+    let text = env();
+    assert!(text.contains("COLOUR=blue\n"), "{text}");
+    for line in ["FN_LISTENER=unix:/tmp/iofs/lsnr.sock\n", "FN_FORMAT=http-stream\n", "FN_MEMORY=64\n", "FN_TYPE=sync\n"] {
+        assert!(text.contains(line), "{line} of {text}");
+    }
+    server.stop();
+}

@@ -1,0 +1,79 @@
+//! Containers that do not come up: the caller is told why, in time.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::Server;
+
+#[test]
+fn a_missing_image_is_named_with_the_cause() {
+    let Some(server) = Server::start(&[]) else { return };
+    let id = server.function_of("missing", "127.0.0.1:1/nobody/none:1", json!({}));
+    let answer = server.call(&id, &[], b"");
+    assert!(answer.status == 502 || answer.status / 100 == 4, "{answer:?}");
+    assert!(answer.message().contains("127.0.0.1:1/nobody/none:1"), "{}", answer.message());
+    assert!(answer.message().contains("refused") || answer.message().contains("not found"), "the cause: {}", answer.message());
+    assert!(server.containers().is_empty());
+    server.stop();
+}
+
+/// Every way of a wrong start: status and a word of the reason.
+#[test]
+fn a_wrong_start_is_told_within_the_start_limit() {
+    let Some(server) = Server::start(&[("FN_HOT_START_TIMEOUT_MSECS", "1500")]) else { return };
+    let cases = [
+        ("never-listens", 504, "FN_HOT_START_TIMEOUT_MSECS"),
+        ("exits:7", 502, "exit code 7"),
+        ("exits:0", 502, "exit code 0"),
+        ("oom", 502, "memory"),
+        ("plain-file", 502, ""),
+        ("folder", 502, ""),
+        ("absolute-link", 502, "link"),
+        ("parent-link", 502, "link"),
+        ("link-chain", 502, "link"),
+        ("dangling-link", 502, ""),
+        ("bound-not-listening", 502, ""),
+        ("late:60000", 504, "FN_HOT_START_TIMEOUT_MSECS"),
+    ];
+    let mut wrong = Vec::new();
+    for (mode, status, reason) in cases {
+        let id = server.function(&mode.replace(':', "-"), "hostile", json!({"config": {"HOSTILE": mode}}));
+        let begun = Instant::now();
+        let answer = server.call(&id, &[], b"");
+        let took = begun.elapsed();
+        println!("{mode:<20} {} in {took:?}: {}", answer.status, answer.text().trim());
+        if answer.status != status || !answer.message().contains(reason) || took > Duration::from_secs(8) {
+            wrong.push(format!("{mode}: want {status} with '{reason}', got {} in {took:?}: {}", answer.status, answer.message()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), server.log());
+    for (mode, name) in [("direct", "direct"), ("prints", "prints"), ("late:300", "late")] {
+        let id = server.function(name, "hostile", json!({"config": {"HOSTILE": mode}}));
+        assert_eq!(server.good_call(&id, &[], b"").text(), "ok", "{mode}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_link_changed_after_the_start_leads_nowhere() {
+    let Some(server) = Server::start(&[]) else { return };
+    let id = server.function("swap", "hostile", json!({"config": {"HOSTILE": "swap"}}));
+    for _ in 0..3 {
+        let answer = server.call(&id, &[("X-Do", "no-length")], b"");
+        assert!(matches!((answer.status, answer.text().as_str()), (200, "until the end") | (502, _)), "{answer:?}");
+    }
+    server.stop();
+}
+
+/// The engine may learn of the cause after it told the end: asked until it knows.
+#[test]
+fn out_of_memory_is_named_every_time() {
+    let Some(server) = Server::start(&[]) else { return };
+    for n in 0..6 {
+        let id = server.function(&format!("eats{n}"), "hostile", json!({"config": {"HOSTILE": "oom"}, "memory": 32}));
+        let answer = server.call(&id, &[], b"");
+        assert!(answer.status == 502 && answer.message().contains("memory"), "start {n}: {answer:?}\n{}", server.log());
+    }
+    server.stop();
+}

@@ -1,0 +1,23 @@
+//! The whole server, from outside: every scenario starts the program, speaks
+//! HTTP to it and looks at what the container engine has. One module per
+//! scenario; `harness` starts and stops, `tidy` reads the sources.
+//!
+//! Where no engine answers, tests that need one print `SKIPPED: no engine`
+//! and pass, except with `CI=true`, where they fail.
+
+#![allow(clippy::disallowed_methods, reason = "tests poll for conditions, start threads and read the environment")]
+#![allow(clippy::print_stdout, reason = "what was measured and what was skipped is printed")]
+
+mod harness;
+
+mod clients;
+mod containers;
+mod crowd;
+mod hostile;
+mod launch;
+mod limits;
+mod main_job;
+mod process;
+mod settings;
+mod shutdown;
+mod tidy;

@@ -1,0 +1,104 @@
+//! Ends: asked for, sudden, refused.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Folder, Server, command, http, together, wait_until};
+
+#[test]
+fn a_running_call_is_answered_before_the_end() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    server.good_call(&echo, &[], b"");
+    let mut running = server.begin_call(&echo, &[("X-Sleep-Ms", "1500")]);
+    server.await_queue(&echo, "busy", 1);
+    server.signal(Signal::TERM);
+    let answer = http::finish(&mut running).expect("the running call's answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    server.gone();
+}
+
+#[test]
+fn a_call_longer_than_the_drain_is_answered_with_an_error() {
+    let Some(mut server) = Server::start(&[("HOB_DRAIN_MSECS", "500")]) else { return };
+    let echo = server.function("echo", "echo", json!({"timeout": 60}));
+    let mut running = server.begin_call(&echo, &[("X-Sleep-Ms", "50000")]);
+    server.await_queue(&echo, "busy", 1);
+    server.signal(Signal::TERM);
+    let answer = http::finish(&mut running).expect("an answer");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    server.gone();
+}
+
+#[test]
+fn waiting_callers_are_told_at_once() {
+    let Some(mut server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "104857600")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let mut running = server.begin_call(&echo, &[("X-Sleep-Ms", "2000")]);
+    server.await_queue(&echo, "busy", 1);
+    let mut waiting = server.begin_call(&echo, &[]);
+    server.await_queue(&echo, "waiting", 1);
+    server.signal(Signal::TERM);
+    let begun = Instant::now();
+    let told = http::finish(&mut waiting).expect("an answer");
+    assert_eq!(told.status, 503, "{told:?}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    server.gone();
+}
+
+#[test]
+fn ten_hot_functions_go_in_time() {
+    let Some(server) = Server::start(&[]) else { return };
+    let functions: Vec<_> = (0..10).map(|n| server.function(&format!("f{n}"), "echo", json!({"memory": 32}))).collect();
+    together(10, |n| drop(server.good_call(&functions[n], &[], b"")));
+    assert_eq!(server.containers().len(), 10);
+    println!("SIGTERM with 10 hot functions: {:?}", server.stop());
+}
+
+#[test]
+fn a_start_under_way_is_called_off() {
+    let Some(mut server) = Server::start(&[("FN_HOT_START_TIMEOUT_MSECS", "30000")]) else { return };
+    let late = server.function("late", "hostile", json!({"config": {"HOSTILE": "late:20000"}}));
+    let mut waiting = server.begin_call(&late, &[]);
+    server.await_queue(&late, "starting", 1);
+    server.signal(Signal::TERM);
+    assert_eq!(http::finish(&mut waiting).expect("an answer").status, 503);
+    server.gone();
+}
+
+/// kill -9 leaves containers and folders; the next start removes them first.
+#[test]
+fn what_a_killed_server_left_is_removed_at_the_next_start() {
+    let folder = Folder::new();
+    let Some(mut server) = Server::start_in(folder.clone(), &[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    server.good_call(&echo, &[], b"");
+    server.signal(Signal::KILL);
+    assert_eq!(server.wait(5), None, "killed");
+    assert_eq!((server.containers().len(), server.socket_folders()), (1, 1));
+    drop(server);
+    let server = Server::start_in(folder, &[]).expect("an engine was there");
+    assert_eq!((server.containers().len(), server.socket_folders()), (0, 0), "{}", server.log());
+    assert_eq!(server.good_call(&echo, &[], b"again").text(), "again", "the function was kept");
+    server.stop();
+}
+
+#[test]
+fn a_second_server_on_the_same_data_is_refused() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let first = server.good_call(&echo, &[], b"");
+    let mut second = command(&server.folder, &[]).spawn().expect("the program starts");
+    let status = wait_until("the second server's end", 10, || second.try_wait().expect("status"));
+    let mut said = String::new();
+    second.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert!(!status.success(), "{said}");
+    assert!(said.contains("cannot start") && said.contains("fn.db"), "names the store: {said}");
+    let next = server.good_call(&echo, &[], b"");
+    assert_eq!(first.field("X-Instance"), next.field("X-Instance"), "the first server's container was left alone");
+    server.stop();
+}
