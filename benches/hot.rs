@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let about = circumstances();
     engine::prepare()?;
-    let settings = [("FN_FREEZE_IDLE_MSECS", "-1".to_owned()), ("FN_MAX_TOTAL_MEMORY_BYTES", (CONTAINERS * FUNCTION_MIB << 20).to_string())];
+    let settings = [("FN_FREEZE_IDLE_MSECS", "-1".to_owned()), ("FN_MAX_TOTAL_MEMORY_BYTES", ((CONTAINERS * FUNCTION_MIB) << 20).to_string())];
     let hob = Hob::start("hot", &settings)?;
     let target = hob.function("echo")?;
     warm_up(&hob, &target);
@@ -99,10 +99,24 @@ fn ways(hob: &Hob, target: &str, sockets: &[std::path::PathBuf], nginx: Option<&
     let direct: Vec<Address> = sockets.iter().cloned().map(Address::Unix).collect();
     let mut ways = vec![Way { name: "direct", one: direct[..1].to_vec(), many: direct, target: "/call".to_owned(), fields: fields.clone(), pids: Vec::new() }];
     if let Some(nginx) = nginx {
-        ways.push(Way { name: "nginx", one: vec![Address::Tcp(nginx.one)], many: vec![Address::Tcp(nginx.all)], target: "/call".to_owned(), fields, pids: nginx.workers() });
+        ways.push(Way {
+            name: "nginx",
+            one: vec![Address::Tcp(nginx.one)],
+            many: vec![Address::Tcp(nginx.all)],
+            target: "/call".to_owned(),
+            fields,
+            pids: nginx.workers(),
+        });
     }
     let address = vec![Address::Tcp(hob.address)];
-    ways.push(Way { name: "hob", one: address.clone(), many: address, target: target.to_owned(), fields: vec![("Content-Type", "text/plain")], pids: vec![hob.pid()] });
+    ways.push(Way {
+        name: "hob",
+        one: address.clone(),
+        many: address,
+        target: target.to_owned(),
+        fields: vec![("Content-Type", "text/plain")],
+        pids: vec![hob.pid()],
+    });
     ways
 }
 
@@ -140,8 +154,18 @@ fn check(way: &Way, outcome: &Outcome) -> Result<(), Failure> {
 }
 
 fn absolute(size: usize, callers: usize, way: &Way, series: &Series) -> Vec<String> {
-    let (cpu, switches) = if way.pids.is_empty() { ("-".to_owned(), "-".to_owned()) } else { (time(median(&series.cpu)), format!("{:.1}", median(&series.switches))) };
-    vec![bytes(size), callers.to_string(), way.name.to_owned(), time(median(&series.p50)), time(median(&series.p99)), format!("{:.0}", median(&series.rate)), cpu, switches]
+    let (cpu, switches) =
+        if way.pids.is_empty() { ("-".to_owned(), "-".to_owned()) } else { (time(median(&series.cpu)), format!("{:.1}", median(&series.switches))) };
+    vec![
+        bytes(size),
+        callers.to_string(),
+        way.name.to_owned(),
+        time(median(&series.p50)),
+        time(median(&series.p99)),
+        format!("{:.0}", median(&series.rate)),
+        cpu,
+        switches,
+    ]
 }
 
 fn promises(table: &mut Table, size: usize, callers: usize, nginx: &Series, hob: &Series) {
@@ -153,7 +177,12 @@ fn promises(table: &mut Table, size: usize, callers: usize, nginx: &Series, hob:
     if size == 64 {
         row("p50", p50, if callers == 1 { "≤ 1.5, then ≤ 1.0" } else { "" }, if callers == 1 { staged(p50 <= 1.5, p50 <= 1.0) } else { String::new() });
         row("p99", p99, "", String::new());
-        row("throughput", rate, if callers == 1 { "" } else { "≥ 0.8, then ≥ 1.0" }, if callers == 1 { String::new() } else { staged(rate >= 0.8, rate >= 1.0) });
+        row(
+            "throughput",
+            rate,
+            if callers == 1 { "" } else { "≥ 0.8, then ≥ 1.0" },
+            if callers == 1 { String::new() } else { staged(rate >= 0.8, rate >= 1.0) },
+        );
         row("CPU per call", cpu, "≤ 2, then ≤ 1.2", staged(cpu <= 2.0, cpu <= 1.2));
     } else {
         row("throughput", rate, "≥ 1 (nginx unbuffered)", verdict(rate >= 1.0));
@@ -187,7 +216,9 @@ fn system_calls(ways: &[Way]) -> Result<String, Failure> {
             let calls = 1024 / callers;
             // Connections are opened and first served outside the count.
             run(&load(way, callers, 64, Until::Calls(5)));
-            let Some(strace) = proc::Strace::attach(&way.pids, folder.path())? else { return Ok("(strace is not installed: no count of system calls)\n".to_owned()) };
+            let Some(strace) = proc::Strace::attach(&way.pids, folder.path())? else {
+                return Ok("(strace is not installed: no count of system calls)\n".to_owned());
+            };
             let outcome = run(&load(way, callers, 64, Until::Calls(calls as u64)));
             let counts = strace.finish()?;
             let per_call = |n: u64| n as f64 / outcome.good() as f64;

@@ -23,7 +23,8 @@ fn main() -> Result<(), Failure> {
     engine::prepare()?;
     let mut table = Table::new(&["", "what", "measured", "ideal", "promise", ""]);
     type Scenario = fn(Options, &mut Table) -> Result<(), Failure>;
-    let scenarios: [(&str, Scenario); 7] = [("a", from_zero), ("b", overload), ("c", crowd), ("d", thaw), ("e", cold_burst), ("f", in_turn), ("g", frozen_cost)];
+    let scenarios: [(&str, Scenario); 7] =
+        [("a", from_zero), ("b", overload), ("c", crowd), ("d", thaw), ("e", cold_burst), ("f", in_turn), ("g", frozen_cost)];
     let only = Options::value("--only");
     for (name, scenario) in scenarios {
         if only.as_deref().is_none_or(|o| o.contains(name)) {
@@ -35,7 +36,7 @@ fn main() -> Result<(), Failure> {
 }
 
 fn room(containers: u64) -> (&'static str, String) {
-    ("FN_MAX_TOTAL_MEMORY_BYTES", (containers * FUNCTION_MIB << 20).to_string())
+    ("FN_MAX_TOTAL_MEMORY_BYTES", ((containers * FUNCTION_MIB) << 20).to_string())
 }
 
 fn slow(target: &str, ms: u64) -> Vec<u8> {
@@ -107,7 +108,15 @@ fn from_zero(options: Options, table: &mut Table) -> Result<(), Failure> {
         stop(hob)?;
     }
     let worst = median(&last);
-    row(table, "a", "32 callers from zero, 100 ms function: last answer", format!("{}{bad}", time(worst)), "100 ms", "≤ 1.2 s", Some(worst <= 1.2 && bad.is_empty()));
+    row(
+        table,
+        "a",
+        "32 callers from zero, 100 ms function: last answer",
+        format!("{}{bad}", time(worst)),
+        "100 ms",
+        "≤ 1.2 s",
+        Some(worst <= 1.2 && bad.is_empty()),
+    );
     row(table, "a", "the same: median answer; containers started", format!("{}; {:.0}", time(median(&middle)), median(&containers)), "", "", None);
     Ok(())
 }
@@ -127,11 +136,27 @@ fn overload(options: Options, table: &mut Table) -> Result<(), Failure> {
     let goodput = outcome.good() as f64 * 0.010 / (2.0 * outcome.elapsed.as_secs_f64());
     let unanswered = outcome.samples.iter().filter(|s| s.status == 0).count();
     let silent = (0..128).filter(|c| outcome.of(|i| i == *c).samples.is_empty()).count();
-    row(table, "b", "overload, 2 x 64 callers, room for 2: weaker function's calls over the stronger's", format!("{share:.2} ({} and {})", halves[0].good(), halves[1].good()), "1", "≥ 0.8", Some(share >= 0.8));
+    row(
+        table,
+        "b",
+        "overload, 2 x 64 callers, room for 2: weaker function's calls over the stronger's",
+        format!("{share:.2} ({} and {})", halves[0].good(), halves[1].good()),
+        "1",
+        "≥ 0.8",
+        Some(share >= 0.8),
+    );
     row(table, "b", "goodput: container time spent in the function", format!("{:.0} %", goodput * 100.0), "100 %", "≥ 95 %", Some(goodput >= 0.95));
     for (name, half) in ["first", "second"].iter().zip(&halves) {
         let (p50, p99) = (half.quantile(0.5), half.quantile(0.99));
-        row(table, "b", &format!("p99 to p50, {name} function"), format!("{:.1} ({} to {})", p99 / p50, time(p99), time(p50)), "1 (640 ms)", "≤ 2", Some(p99 / p50 <= 2.0));
+        row(
+            table,
+            "b",
+            &format!("p99 to p50, {name} function"),
+            format!("{:.1} ({} to {})", p99 / p50, time(p99), time(p50)),
+            "1 (640 ms)",
+            "≤ 2",
+            Some(p99 / p50 <= 2.0),
+        );
     }
     row(table, "b", "answers", outcome.statuses(), "", "each call answered", Some(unanswered == 0 && silent == 0));
     let stopped = stop(hob)?;
@@ -161,7 +186,15 @@ fn crowd(options: Options, table: &mut Table) -> Result<(), Failure> {
     let (hob, outcome, most) = watched(hob, &asked)?;
     let (p50, p99) = (outcome.quantile(0.5), outcome.quantile(0.99));
     let bad = if outcome.good() == outcome.samples.len() { String::new() } else { format!("; {}", outcome.statuses()) };
-    row(table, "c", "128 callers, one function: p99 to p50", format!("{:.1} ({} to {}; {:.0} calls/s; {most} containers{bad})", p99 / p50, time(p99), time(p50), outcome.rate()), "1", "≤ 5", Some(p99 / p50 <= 5.0));
+    row(
+        table,
+        "c",
+        "128 callers, one function: p99 to p50",
+        format!("{:.1} ({} to {}; {:.0} calls/s; {most} containers{bad})", p99 / p50, time(p99), time(p50), outcome.rate()),
+        "1",
+        "≤ 5",
+        Some(p99 / p50 <= 5.0),
+    );
     let stopped = stop(hob)?;
     row(table, "c", "SIGTERM afterwards", stopped.clone(), "", "≤ 6 s, exit 0", Some(stopped.ends_with("exit 0") && seconds(&stopped) <= 6.0));
     Ok(())
@@ -194,7 +227,15 @@ fn thaw(options: Options, table: &mut Table) -> Result<(), Failure> {
     let difference = median(&sides[0].2.iter().zip(&sides[1].2).map(|(f, a)| f.as_secs_f64() - a.as_secs_f64()).collect::<Vec<_>>());
     sides.iter_mut().for_each(|s| s.2.sort_unstable());
     let (cold, warm) = (quantile(&sides[0].2, 0.5), quantile(&sides[1].2, 0.5));
-    row(table, "d", "call on a frozen function, over a never frozen one", format!("+{} ({} and {}; {frozen} of 2 frozen)", time(difference.max(0.0)), time(cold), time(warm)), "0", "≤ 0.3 ms", Some(difference <= 0.3e-3 && frozen == 1));
+    row(
+        table,
+        "d",
+        "call on a frozen function, over a never frozen one",
+        format!("+{} ({} and {}; {frozen} of 2 frozen)", time(difference.max(0.0)), time(cold), time(warm)),
+        "0",
+        "≤ 0.3 ms",
+        Some(difference <= 0.3e-3 && frozen == 1),
+    );
     stop(freezing)?;
     stop(awake)?;
     Ok(())
@@ -217,7 +258,15 @@ fn cold_burst(options: Options, table: &mut Table) -> Result<(), Failure> {
         }
         stop(hob)?;
     }
-    row(table, "e", "16 cold calls, one function: containers that answered; started", format!("{:.0}; {:.0}; last answer {}{bad}", median(&used), median(&started), time(median(&last))), "1; 1", "no more than the work needs", None);
+    row(
+        table,
+        "e",
+        "16 cold calls, one function: containers that answered; started",
+        format!("{:.0}; {:.0}; last answer {}{bad}", median(&used), median(&started), time(median(&last))),
+        "1; 1",
+        "no more than the work needs",
+        None,
+    );
     Ok(())
 }
 
@@ -242,7 +291,12 @@ fn in_turn(options: Options, table: &mut Table) -> Result<(), Failure> {
     let mut late = taken[10..].to_vec();
     early.sort_unstable();
     late.sort_unstable();
-    let measured = format!("{errors}; cold call p50 {} with room, {} (p99 {}) with an eviction{first}", time(quantile(&early, 0.5)), time(quantile(&late, 0.5)), time(quantile(&late, 0.99)));
+    let measured = format!(
+        "{errors}; cold call p50 {} with room, {} (p99 {}) with an eviction{first}",
+        time(quantile(&early, 0.5)),
+        time(quantile(&late, 0.5)),
+        time(quantile(&late, 0.99))
+    );
     row(table, "f", &format!("{count} functions in turn, room for 10: errors"), measured, "0", "0", Some(errors == 0));
     let stopped = stop(hob)?;
     row(table, "f", "SIGTERM afterwards", stopped.clone(), "", "≤ 6 s, exit 0", Some(stopped.ends_with("exit 0") && seconds(&stopped) <= 6.0));

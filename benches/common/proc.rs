@@ -22,7 +22,10 @@ pub(crate) fn cpu_nanos(pid: u32) -> u64 {
 
 /// Context switches so far, voluntary or not, of the threads that live now.
 pub(crate) fn switches(pids: &[u32]) -> u64 {
-    pids.iter().flat_map(|pid| each_task(*pid, "status")).flat_map(|t| t.lines().filter(|l| l.contains("ctxt_switches")).filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).collect::<Vec<_>>()).sum()
+    pids.iter()
+        .flat_map(|pid| each_task(*pid, "status"))
+        .flat_map(|t| t.lines().filter(|l| l.contains("ctxt_switches")).filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).collect::<Vec<_>>())
+        .sum()
 }
 
 fn each_task(pid: u32, file: &str) -> Vec<String> {

@@ -17,7 +17,15 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 
 /// A duration in seconds for people: `52 µs`, `1.60 ms`, `2.1 s`.
 pub(crate) fn time(seconds: f64) -> String {
-    let rounded = |value: f64, unit: &str| if value < 10.0 { format!("{value:.2} {unit}") } else if value < 100.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") };
+    let rounded = |value: f64, unit: &str| {
+        if value < 10.0 {
+            format!("{value:.2} {unit}")
+        } else if value < 100.0 {
+            format!("{value:.1} {unit}")
+        } else {
+            format!("{value:.0} {unit}")
+        }
+    };
     if seconds.is_nan() {
         "-".to_owned()
     } else if seconds < 1e-3 {

@@ -126,7 +126,15 @@ impl Nginx {
         let (one, all) = (free_address()?, free_address()?);
         let config = folder.path().join("nginx.conf");
         std::fs::write(&config, configuration(folder.path(), sockets, one, all, unbuffered))?;
-        let child = Command::new(program).arg("-c").arg(&config).arg("-p").arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(folder.path().join("stderr"))?).spawn()?;
+        let child = Command::new(program)
+            .arg("-c")
+            .arg(&config)
+            .arg("-p")
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("stderr"))?)
+            .spawn()?;
         let mut nginx = Nginx { child, one, all, _folder: folder };
         let until = Instant::now() + Duration::from_secs(5);
         while nginx.workers().len() < 2 || std::net::TcpStream::connect(all).is_err() {
