@@ -18,7 +18,8 @@ help:
 	@echo "make test     every test, on the real container engine"
 	@echo "make check    formatting, lints, tests, documentation"
 	@echo "make bench    a hot call through hob, through nginx and direct"
-	@echo "make bench-sched   bursts, overload, freezing;  make bench-cold   starts"
+	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
+	@echo "make bench-cold   calls without a container, beside the bare engine"
 	@echo "make perf     a flame graph of a running hob"
 	@echo "make static   one static program, $(TARGET)/$(HOST)/release/hob"
 	@echo "make doc      the code's documentation"
@@ -50,18 +51,14 @@ check: functions
 	$(MAKE) test
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
-# The release program is what is measured; tables go into docs/PERFORMANCE.md.
-# BENCH_FLAGS=--quick is the short form.
-bench: functions
-	cargo build --release --bin hob
+# Each writes its tables into docs/PERFORMANCE.md; BENCH_FLAGS=--quick or --full.
+bench:
 	cargo bench --bench hot -- --write $(BENCH_FLAGS)
 
-bench-sched: functions
-	cargo build --release --bin hob
+bench-sched:
 	cargo bench --bench sched -- --write $(BENCH_FLAGS)
 
-bench-cold: functions
-	cargo build --release --bin hob
+bench-cold:
 	cargo bench --bench cold -- --write $(BENCH_FLAGS)
 
 # Needs `perf`; FlameGraph's two scripts or `inferno` make the picture.

@@ -25,6 +25,8 @@ use common::server::{FUNCTION_MIB, Hob};
 use common::{Failure, Options, Scratch, engine};
 
 const MANY: usize = 16;
+/// Single cold calls in a round; hob goes first in every other one.
+const TURNS: usize = 4;
 const ENGINE: &str = "/var/run/docker.sock";
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,14 +40,20 @@ fn main() -> Result<(), Failure> {
     let mut stages = vec![Vec::new(); 4];
     for round in 0..rounds {
         let hob = Hob::start("cold-hob", &[])?;
-        one[0].push(hob_calls(&hob, 1)?);
-        let floor = bare(scratch.path(), &format!("a{round}"))?;
-        one[1].push(floor.total());
-        for (stage, taken) in stages.iter_mut().zip([floor.create, floor.start, floor.ready, floor.remove]) {
-            stage.push(taken);
+        for turn in 0..TURNS {
+            let mut ours = if turn % 2 == 0 { Some(hob_calls(&hob, &format!("one{turn}"), 1)?) } else { None };
+            let floor = bare(scratch.path(), &format!("a{round}-{turn}"))?;
+            one[1].push(floor.total());
+            for (stage, taken) in stages.iter_mut().zip([floor.create, floor.start, floor.ready, floor.remove]) {
+                stage.push(taken);
+            }
+            if ours.is_none() {
+                ours = Some(hob_calls(&hob, &format!("one{turn}"), 1)?);
+            }
+            one[0].extend(ours);
+            one[2].push(docker_run(scratch.path(), &format!("r{round}-{turn}"))?);
         }
-        one[2].push(docker_run(scratch.path(), &format!("r{round}"))?);
-        many[0].push(hob_calls(&hob, MANY)?);
+        many[0].push(hob_calls(&hob, "many", MANY)?);
         many[1].push(bare_together(scratch.path(), &format!("m{round}"))?);
         hob.terminate()?;
     }
@@ -66,7 +74,7 @@ fn main() -> Result<(), Failure> {
     table.row([name, time(last), time(median(&many[1])), "-".to_owned(), signed(over(&many[0], &many[1])), "≤ 2 s".to_owned(), verdict(last <= 2.0)]);
     let s: Vec<String> = stages.iter().map(|s| time(median(s))).collect();
     let text = format!(
-        "{about}; {rounds} rounds\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}.\n",
+        "{about}; {rounds} rounds, each with {TURNS} single calls and one burst\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}.\n",
         table.text(),
         s[0],
         s[1],
@@ -81,8 +89,8 @@ fn signed(seconds: f64) -> String {
 }
 
 /// So many new functions, called at once; until the last answer.
-fn hob_calls(hob: &Hob, count: usize) -> Result<f64, Failure> {
-    let targets: Vec<String> = (0..count).map(|i| hob.function(&format!("f{count}-{i}"))).collect::<Result<_, _>>()?;
+fn hob_calls(hob: &Hob, name: &str, count: usize) -> Result<f64, Failure> {
+    let targets: Vec<String> = (0..count).map(|i| hob.function(&format!("{name}-{i}"))).collect::<Result<_, _>>()?;
     let requests = targets.iter().map(|t| request("POST", t, &[], b"x")).collect();
     let outcome = run(&Load { addresses: vec![Address::Tcp(hob.address)], requests, callers: count, until: Until::Calls(1) });
     if outcome.good() == count { Ok(outcome.quantile(1.0)) } else { Err(format!("hob answers {}; its log:\n{}", outcome.statuses(), hob.log()).into()) }

@@ -13,7 +13,7 @@ mod common;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use common::http::{Address, request};
+use common::http::{Address, Connection, request};
 use common::load::{Load, Outcome, Until, run};
 use common::report::{Table, circumstances, median, publish, time, verdict};
 use common::server::{FUNCTION_MIB, Hob, Nginx};
@@ -57,8 +57,8 @@ fn main() -> Result<(), Failure> {
     if nginx.is_none() {
         println!("nginx is not installed (apt-get install nginx-light): no ratios to it");
     }
-    let rounds = options.pick(3, 7, 11);
-    let length = Duration::from_millis(options.pick(700, 2000, 2000));
+    let rounds = options.pick(3, 7, 5);
+    let length = Duration::from_millis(options.pick(700, 2000, 1000));
     let mut sizes = vec![64];
     if options.full {
         sizes.extend([64 << 10, 1 << 20]);
@@ -126,6 +126,14 @@ fn load(way: &Way, callers: usize, size: usize, until: Until) -> Load {
 }
 
 fn measure(ways: &[Way], callers: usize, size: usize, rounds: usize, length: Duration) -> Result<Vec<Series>, Failure> {
+    for way in ways {
+        let load = load(way, callers, size, Until::Calls(1));
+        let mut connection = Connection::new(load.addresses[0].clone());
+        let answer = connection.ask(&load.requests[0])?;
+        if answer.status != 200 || answer.body.len() != size {
+            return Err(format!("{}: {} with {} of {size} bytes", way.name, answer.status, answer.body.len()).into());
+        }
+    }
     let mut all = vec![Series::default(); ways.len()];
     for round in 0..=rounds {
         for (way, series) in ways.iter().zip(&mut all) {
