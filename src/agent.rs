@@ -134,11 +134,14 @@ impl Agent {
     }
 
     /// Removes all containers and joins the room's threads. Returns what is
-    /// left, in words: nothing, one hopes.
-    pub fn close(&self) -> Option<String> {
-        self.hot.close();
+    /// left at `deadline`, in words: nothing, one hopes.
+    pub fn close(&self, deadline: Instant) -> Vec<String> {
+        let mut left = self.hot.close(deadline);
         let (tokens, folders) = self.hot.leftovers();
-        (!tokens.is_zero() || folders > 0).then(|| format!("{} MiB still reserved, {folders} socket folders", tokens.mib))
+        if !tokens.is_zero() || folders > 0 {
+            left.push(format!("{} MiB still reserved, {folders} socket folders", tokens.mib));
+        }
+        left
     }
 }
 

@@ -29,6 +29,8 @@ use crate::uds::iofs::Iofs;
 const CLEAN: u8 = 0;
 /// Could not start.
 const NOT_STARTED: u8 = 1;
+/// What removing all containers may take, on a slow engine.
+const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 /// Something did not end in time; it was named.
 const LEFT_OVER: u8 = 3;
 
@@ -90,8 +92,8 @@ impl Server {
             threads: 4,
             debug_state: debug_state.then(|| Arc::new(move || for_debug.debug_state()) as _),
         })?;
-        observe(&store, &agent);
         let edge = Edge::start(config, agent.clone(), store.clone(), socket)?;
+        observe(&store, &agent);
         announce(&edge, &*driver, total, &data, &store);
         Ok(Server { edge, api, agent, driver, store })
     }
@@ -130,8 +132,8 @@ impl Server {
                 left.push("calls that did not end".to_owned());
             }
         }
+        left.extend(self.agent.close(Instant::now() + CLOSE_LIMIT));
         if left.is_empty() {
-            left.extend(self.agent.close());
             self.edge.stop();
         }
         self.api.stop();

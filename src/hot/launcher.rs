@@ -252,7 +252,8 @@ fn sleep_or_end(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &[Place], 
     // caller either finds it alive or finds it ended and looks again.
     let mut queues = shared.queues.write();
     let ended = queue.with(|inner| {
-        let over = inner.closing || inner.retired || quiet.is_some_and(|quiet| now.saturating_duration_since(inner.last_used) >= quiet);
+        let keeps_minimum = queue.spec.limits.min_instances > 0;
+        let over = inner.closing || inner.retired || !keeps_minimum && quiet.is_some_and(|quiet| now.saturating_duration_since(inner.last_used) >= quiet);
         inner.ended = over && inner.slots.is_vacant();
         inner.ended
     });

@@ -1,6 +1,7 @@
 //! The slow things, run by the lanes: bring a container up, take one down,
 //! freeze one.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use crate::driver::{ContainerSpec, DriverError, ExitSink, StartBudget};
 use crate::model::Id;
 use crate::pool::Token;
 use crate::uds::function::{FunctionSocket, SOCKET_NAME};
+use crate::uds::iofs::Folder;
+use crate::uds::listener::Watch;
 
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -34,7 +37,10 @@ pub(super) fn start(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token) 
         return queue.ring();
     }
     let begun = Instant::now();
-    match bring_up(shared, queue, token, begun) {
+    // A panic must not leave the start counted for ever.
+    let brought = std::panic::catch_unwind(AssertUnwindSafe(|| bring_up(shared, queue, token, begun)));
+    let panicked = |_| Err(LaunchError::Engine { step: "start", text: "a bug in hob: the start panicked".to_owned() });
+    match brought.unwrap_or_else(panicked) {
         Ok(container) => {
             let took = begun.elapsed();
             log::debug!("container {} of {} is up after {took:?}", container.id, queue.spec.fn_name);
@@ -111,7 +117,7 @@ fn boot(
     let instance = shared.driver.start(&container_spec, &budget, pulse.clone() as Arc<dyn ExitSink>)?;
     pulse.become_(State::Booting);
     let until = Instant::now() + start_timeout;
-    let socket = await_socket(shared, &watch, boot_word, until, start_timeout).and_then(|()| {
+    let socket = await_socket(shared, &folder, &watch, boot_word, until, start_timeout).and_then(|()| {
         FunctionSocket::open(&folder, until, &shared.boot_stop).map_err(|e| match pulse.exit() {
             Some(exit) => LaunchError::Exited { exit },
             None => LaunchError::BadSocket { text: e.to_string() },
@@ -132,25 +138,27 @@ fn boot(
     }
 }
 
-fn await_socket(shared: &Shared, watch: &crate::uds::listener::Watch, boot_word: &Receiver<Boot>, until: Instant, limit: Duration) -> Result<(), LaunchError> {
+fn await_socket(shared: &Shared, folder: &Folder, watch: &Watch, boot_word: &Receiver<Boot>, until: Instant, limit: Duration) -> Result<(), LaunchError> {
     loop {
+        if shared.boot_stop.fired() {
+            return Err(LaunchError::CalledOff { why: "the server is shutting down" });
+        }
+        if Instant::now() >= until {
+            return Err(LaunchError::NoSocket { limit });
+        }
         // Short rounds only so that a shutdown is seen: nothing signals it on a channel.
         let round = until.min(Instant::now() + Duration::from_millis(100));
         crossbeam_channel::select! {
-            recv(watch.appeared()) -> _ => return Ok(()),
+            // After an overflow of the kernel's queue everybody is woken: look.
+            recv(watch.appeared()) -> _ => if folder.path().join(SOCKET_NAME).symlink_metadata().is_ok() {
+                return Ok(());
+            },
             recv(boot_word) -> word => return Err(match word {
                 Ok(Boot::Exit(exit)) => LaunchError::Exited { exit },
                 Ok(Boot::CalledOff) => LaunchError::CalledOff { why: "its callers have left and another function needs the room" },
                 Err(_) => LaunchError::CalledOff { why: "nobody can tell of its end" },
             }),
-            recv(crossbeam_channel::at(round)) -> _ => {
-                if shared.boot_stop.fired() {
-                    return Err(LaunchError::CalledOff { why: "the server is shutting down" });
-                }
-                if Instant::now() >= until {
-                    return Err(LaunchError::NoSocket { limit });
-                }
-            }
+            recv(crossbeam_channel::at(round)) -> _ => {}
         }
     }
 }
@@ -176,8 +184,10 @@ pub(super) fn stop(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut container: 
 }
 
 fn remove(shared: &Shared, instance: &crate::driver::Instance, id: &Id) {
-    if let Err(error) = shared.driver.remove(instance) {
-        log::error!("container {id} could not be removed, the driver keeps trying: {error}");
+    match std::panic::catch_unwind(AssertUnwindSafe(|| shared.driver.remove(instance))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::error!("container {id} could not be removed, the driver keeps trying: {error}"),
+        Err(_) => log::error!("container {id} may be left: its removal panicked"),
     }
 }
 

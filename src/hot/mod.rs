@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::call::{CallError, Caller};
 use crate::driver::Driver;
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     watcher: Watcher,
     queues: RwLock<HashMap<SlotKey, Arc<SlotQueue>>>,
     launchers: Mutex<Vec<Thread>>,
+    ended: Mutex<()>,
+    launcher_ended: Condvar,
     next_owner: AtomicU64,
     starts: Lane,
     stops: Lane,
@@ -117,6 +119,8 @@ impl Hot {
             iofs,
             queues: RwLock::default(),
             launchers: Mutex::default(),
+            ended: Mutex::default(),
+            launcher_ended: Condvar::new(),
             next_owner: AtomicU64::new(1),
             closing: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -204,17 +208,22 @@ impl Hot {
         if !need.fits(total) {
             return Err(CallError::TooBig { need_mib: need.mib, need_mcpu: need.mcpu, total_mib: total.mib, total_mcpu: total.mcpu });
         }
+        let mut queues = self.shared.queues.write();
+        // Under the lock: `refuse` either finds the queue or was seen here.
         if self.shared.closing.load(Ordering::SeqCst) {
             return Err(CallError::Draining);
         }
-        let mut queues = self.shared.queues.write();
         if let Some(queue) = queues.get(&spec.key) {
             return Ok(queue.clone());
         }
         let owner = self.shared.next_owner.fetch_add(1, Ordering::Relaxed);
         let queue = Arc::new(SlotQueue::new(spec.clone(), owner, now));
         let (shared, mine) = (self.shared.clone(), queue.clone());
-        let thread = spawn(format!("hot-launch {}", spec.fn_name), move || launcher::run(&shared, &mine)).map_err(|e| CallError::Internal(e.to_string()))?;
+        let thread = spawn(format!("hot-launch {}", spec.fn_name), move || {
+            launcher::run(&shared, &mine);
+            shared.launcher_ended.notify_all();
+        })
+        .map_err(|e| CallError::Internal(e.to_string()))?;
         queues.insert(spec.key, queue.clone());
         drop(queues);
         // Those that ended by themselves are joined here, on the rare path.
@@ -258,18 +267,35 @@ impl Hot {
 
     /// Ends everything: starts under way give up, idle containers are
     /// removed, launchers and lanes joined. Call `refuse` first; busy
-    /// containers are stopped as their leases end.
-    pub fn close(&self) {
+    /// containers are stopped as their leases end. Returns what did not end by
+    /// `deadline`, in words.
+    pub fn close(&self, deadline: Instant) -> Vec<String> {
+        let mut left = Vec::new();
         self.refuse();
         self.shared.boot_stop.fire();
-        self.shared.starts.join();
+        // A start that waits for the engine (a pull) can't be called off: give
+        // it a moment, and leave it to the next start's clean-up otherwise.
+        let starts_end = deadline.min(Instant::now() + START_GRACE);
+        if !self.shared.starts.join_by(starts_end) {
+            left.push("a container start that waits for the engine".to_owned());
+        }
         for queue in self.shared.all() {
             queue.ring();
         }
-        let launchers = std::mem::take(&mut *self.shared.launchers.lock());
-        drop(launchers);
-        self.shared.stops.join();
+        for launcher in std::mem::take(&mut *self.shared.launchers.lock()) {
+            let until = if left.is_empty() { deadline } else { deadline.min(Instant::now() + START_GRACE) };
+            if self.shared.await_launcher(&launcher, until) {
+                launcher.join();
+            } else {
+                left.push(format!("thread {}", launcher.name()));
+                launcher.leave();
+            }
+        }
+        if !self.shared.stops.join_by(deadline) {
+            left.push("a container removal that waits for the engine".to_owned());
+        }
         self.shared.watcher.stop();
+        left
     }
 
     /// What is left after `close`, for the last words: tokens, folders.
@@ -327,7 +353,24 @@ impl Hot {
 /// A wait longer than this watches its client.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
 
+/// What a start under way gets to end by itself at shutdown.
+const START_GRACE: Duration = Duration::from_secs(2);
+
 impl Shared {
+    /// Waits until the launcher is at its end. Each tells so on its way out.
+    fn await_launcher(&self, launcher: &Thread, deadline: Instant) -> bool {
+        let mut ended = self.ended.lock();
+        while !launcher.is_finished() {
+            // The notice comes a moment before the thread is gone: look again soon.
+            let soon = deadline.min(Instant::now() + Duration::from_millis(2));
+            self.launcher_ended.wait_until(&mut ended, soon);
+            if Instant::now() >= deadline {
+                return launcher.is_finished();
+            }
+        }
+        true
+    }
+
     fn all(&self) -> Vec<Arc<SlotQueue>> {
         self.queues.read().values().cloned().collect()
     }

@@ -419,7 +419,7 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
         }
         agent.refuse();
         assert!(agent.wait_idle(Instant::now() + Duration::from_secs(15)), "every caller got its outcome: {}", agent.debug_state());
-        assert_eq!(agent.close(), None, "tokens and folders are back");
+        assert_eq!(agent.close(Instant::now() + Duration::from_secs(30)), Vec::<String>::new(), "tokens and folders are back");
     });
     assert_eq!(outcomes.load(Ordering::SeqCst), CALLERS * CALLS);
     assert!(inner.live.lock().is_empty(), "containers remain");

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -21,6 +22,8 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
+    /// Told when a job ended.
+    done: Condvar,
 }
 
 /// Named threads that run jobs in order of arrival.
@@ -75,6 +78,32 @@ impl Lane {
         (queue.jobs.len(), queue.running)
     }
 
+    /// Runs what is queued, then ends and joins the crew; false when a job did
+    /// not end by `deadline`: then its thread is left, and named in the log.
+    pub fn join_by(&self, deadline: Instant) -> bool {
+        let mut queue = self.shared.queue.lock();
+        queue.closed = true;
+        self.shared.work.notify_all();
+        while queue.running > 0 || !queue.jobs.is_empty() {
+            if self.shared.done.wait_until(&mut queue, deadline).timed_out() {
+                break;
+            }
+        }
+        let ended = queue.running == 0 && queue.jobs.is_empty();
+        drop(queue);
+        if ended {
+            self.join();
+            return true;
+        }
+        for thread in std::mem::take(&mut *self.crew.lock()) {
+            if !thread.is_finished() {
+                log::error!("thread {} is still at a job", thread.name());
+            }
+            thread.leave();
+        }
+        false
+    }
+
     /// Runs what is queued, then ends and joins the crew. Idempotent.
     pub fn join(&self) {
         self.shared.queue.lock().closed = true;
@@ -112,6 +141,7 @@ fn serve(shared: &Shared) {
             log::error!("a job panicked; its container is discarded");
         }
         shared.queue.lock().running -= 1;
+        shared.done.notify_all();
     }
 }
 

@@ -51,6 +51,11 @@ impl Thread {
         self.join_inner();
     }
 
+    /// Gives it up: only for a process that is about to end.
+    pub fn leave(mut self) {
+        self.handle.take();
+    }
+
     fn join_inner(&mut self) {
         let Some(handle) = self.handle.take() else { return };
         // The last owner may be the thread itself (an elastic worker that ends).
