@@ -192,10 +192,12 @@ impl Hot {
         if !need.fits(total) {
             return Err(CallError::TooBig { need_mib: need.mib, need_mcpu: need.mcpu, total_mib: total.mib, total_mcpu: total.mcpu });
         }
+        let mut queues = self.shared.queues.write();
+        // INVARIANT: looked at under the registry's lock: `refuse` sees every
+        // queue made before, and none is made after.
         if self.shared.closing.load(Ordering::SeqCst) {
             return Err(CallError::Draining);
         }
-        let mut queues = self.shared.queues.write();
         if let Some(queue) = queues.get(&spec.key) {
             return Ok(queue.clone());
         }
