@@ -232,6 +232,7 @@ impl Hot {
     pub fn close(&self) {
         self.refuse();
         self.shared.boot_stop.fire();
+        self.shared.driver.call_off();
         self.shared.starts.join();
         for queue in self.shared.all() {
             queue.ring();

@@ -121,6 +121,18 @@ fn a_start_under_way_is_called_off() {
     server.gone();
 }
 
+#[test]
+fn a_pull_under_way_is_called_off() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let (_registry, image) = crate::launch::silent_registry();
+    let id = server.function_of("silent", &image, json!({}));
+    let mut waiting = server.begin_call(&id, &[]);
+    server.await_queue(&id, "starting", 1);
+    server.signal(Signal::TERM);
+    assert_eq!(http::finish(&mut waiting).expect("an answer").status, 503);
+    server.gone();
+}
+
 /// kill -9 leaves containers and folders; the next start removes them first.
 #[test]
 fn what_a_killed_server_left_is_removed_at_the_next_start() {
