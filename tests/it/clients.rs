@@ -80,7 +80,7 @@ fn nonsense_is_refused_and_costs_nothing() {
         format!("{invoke}Content-Length: -1\r\n\r\n"),
         format!("{invoke}Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
         format!("{invoke} folded: 1\r\n\r\n"),
-        format!("POST /v2/apps HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000000000000\r\n\r\n"),
+        "POST /v2/apps HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000000000000\r\n\r\n".to_owned(),
     ];
     for case in &cases {
         let mut stream = std::net::TcpStream::connect(server.address).expect("connects");
