@@ -11,13 +11,15 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test check bench perf static doc clean functions
+.PHONY: help run test check bench bench-sched bench-cold perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
 	@echo "make test     every test, on the real container engine"
 	@echo "make check    formatting, lints, tests, documentation"
 	@echo "make bench    a hot call through hob, through nginx and direct"
+	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
+	@echo "make bench-cold   calls without a container, beside the bare engine"
 	@echo "make perf     a flame graph of a running hob"
 	@echo "make static   one static program, $(TARGET)/$(HOST)/release/hob"
 	@echo "make doc      the code's documentation"
@@ -49,9 +51,15 @@ check: functions
 	$(MAKE) test
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
-bench: functions
-	cargo build --release --bin hob
-	cargo bench --bench hot --
+# Each writes its tables into docs/PERFORMANCE.md; BENCH_FLAGS=--quick or --full.
+bench:
+	cargo bench --bench hot -- --write $(BENCH_FLAGS)
+
+bench-sched:
+	cargo bench --bench sched -- --write $(BENCH_FLAGS)
+
+bench-cold:
+	cargo bench --bench cold -- --write $(BENCH_FLAGS)
 
 # Needs `perf`; FlameGraph's two scripts or `inferno` make the picture.
 perf:

@@ -12,7 +12,7 @@ use crate::call::{Call, CallError, Caller};
 use crate::config::Config;
 use crate::hot::{Hot, Lease};
 use crate::metrics::CALLS;
-use crate::model::Timestamp;
+use crate::model::{FnSpec, Id, SlotKey, Timestamp};
 use crate::pool::{Gate, Stop};
 use crate::uds::function::{Fate, FnRequest, Limits};
 
@@ -101,6 +101,14 @@ impl Agent {
         let deadline_wall = Timestamp(Timestamp::now().0 + i64::from(call.spec.timeout_s) * 1000);
         let request = FnRequest { call_id: &call.id, fields: &call.fields, body: &call.body, deadline: started + timeout, deadline_wall, timeout };
         lease.exchange(&request, caller, &self.limits, &self.stop)
+    }
+
+    /// The configuration changed: stale containers go, minimums are kept up.
+    pub fn configured<'s>(&self, current: impl Fn(&Id) -> Option<SlotKey>, kept_up: impl Iterator<Item = &'s Arc<FnSpec>>) {
+        self.hot.retire_stale(current);
+        for spec in kept_up {
+            self.hot.prewarm(spec);
+        }
     }
 
     /// Queues, containers, tokens and lanes as JSON.

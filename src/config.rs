@@ -68,6 +68,7 @@ settings! {
     HOB_MAX_ACTIVE Kind::Count, "1024", "client connections served at the same time (threads)";
     HOB_MAX_WAIT_MSECS Kind::Millis, "30000", "a call waits at most this long for a container, then 503";
     HOB_MAX_QUEUED Kind::Count, "1000", "calls of one function waiting at the same time; beyond it 503";
+    HOB_MAX_QUEUED_NODE Kind::Count, "5000", "calls of all functions waiting at the same time; beyond it 503";
     FN_ENABLE_NB_RESOURCE_TRACKER Kind::Switch, "false", "answer 503 at once instead of waiting for memory or CPU";
     FN_FREEZE_IDLE_MSECS Kind::Millis, "50", "freeze a container idle for this long; 0 = at once, negative = never";
     FN_HOT_LAUNCHER_TIMEOUT_MSECS Kind::Millis, "3600000", "a function's queue and launcher thread end after this long without work";
@@ -121,6 +122,7 @@ pub struct Config {
     pub max_active: usize,
     pub max_wait: Option<Duration>,
     pub max_queued: usize,
+    pub max_queued_node: usize,
     pub non_blocking: bool,
     pub freeze_idle: Option<Duration>,
     pub launcher_timeout: Option<Duration>,
@@ -250,6 +252,7 @@ impl Raw {
             max_active: self.size("HOB_MAX_ACTIVE").max(1),
             max_wait: self.millis("HOB_MAX_WAIT_MSECS"),
             max_queued: self.size("HOB_MAX_QUEUED"),
+            max_queued_node: self.size("HOB_MAX_QUEUED_NODE"),
             non_blocking: self.switch("FN_ENABLE_NB_RESOURCE_TRACKER"),
             freeze_idle: self.millis("FN_FREEZE_IDLE_MSECS"),
             launcher_timeout: self.millis("FN_HOT_LAUNCHER_TIMEOUT_MSECS"),

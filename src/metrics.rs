@@ -47,6 +47,18 @@ impl Gauge {
 /// Idle containers that made room for another function.
 pub static EVICTIONS: Counter = Counter::new();
 
+/// Memory (bytes) and CPU (thousandths) given to containers, and free.
+#[derive(Debug, Default)]
+pub struct Utilisation {
+    pub memory_used: Gauge,
+    pub memory_free: Gauge,
+    pub cpu_used: Gauge,
+    pub cpu_free: Gauge,
+}
+
+/// The node's utilisation, as of the last reservation or return.
+pub static UTILISATION: Utilisation = Utilisation { memory_used: Gauge::new(), memory_free: Gauge::new(), cpu_used: Gauge::new(), cpu_free: Gauge::new() };
+
 /// What the public listener counts.
 #[derive(Debug, Default)]
 pub struct Edge {

@@ -50,9 +50,11 @@ pub fn call_answer(error: &CallError) -> Answer {
             };
             Answer::new(503, format!("{BUSY}: waited {:.1} s for a free container (HOB_MAX_WAIT_MSECS){why}", waited.as_secs_f64())).retry(15)
         }
-        CallError::QueueFull { limit, retry_after_s } => {
-            Answer::new(503, format!("{BUSY}: {limit} calls wait for this function already (HOB_MAX_QUEUED)")).retry(*retry_after_s)
-        }
+        CallError::QueueFull { limit, retry_after_s } => Answer::new(
+            503,
+            format!("{BUSY}: {limit} calls wait for this function already, or too many on the whole server (HOB_MAX_QUEUED, HOB_MAX_QUEUED_NODE)"),
+        )
+        .retry(*retry_after_s),
         CallError::NoCapacity { retry_after_s } => Answer::new(503, BUSY).retry(*retry_after_s),
         CallError::TooBig { need_mib, need_mcpu, total_mib, total_mcpu } => Answer::new(
             400,
@@ -161,6 +163,7 @@ pub fn model_answer(error: &ModelError) -> Answer {
         E::AnnotationValueLength => (400, "Invalid annotation value length, annotation values may not be larger than 512 bytes when serialized as JSON"),
         E::AnnotationCount => (400, "Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)"),
 
+        E::AnnotationLimit { key, most } => return Answer::new(400, format!("Invalid annotation value, {key} must be a whole number of at most {most}")),
         E::ConfigKeyEmpty => (400, "Invalid config, keys must not be empty"),
         E::ConfigKeyInvalid { key } => {
             return Answer::new(400, format!("Invalid config key {key:?}, keys become environment variables and must not contain '=' or NUL"));

@@ -81,13 +81,16 @@ impl Server {
         let agent = Arc::new(Agent::new(config, hot)?);
         let socket = data.join("api.sock");
         let for_debug = agent.clone();
+        // Who else can reach the listener has no business with the inside; SIGUSR1 tells the same.
+        let debug_state = config.listen.ip().is_loopback();
         let api = Api::start(ApiOptions {
             store: store.clone(),
             socket: socket.clone(),
             public_url: config.public_url.clone(),
             threads: 4,
-            debug_state: Some(Arc::new(move || for_debug.debug_state())),
+            debug_state: debug_state.then(|| Arc::new(move || for_debug.debug_state()) as _),
         })?;
+        observe(&store, &agent);
         let edge = Edge::start(config, agent.clone(), store.clone(), socket)?;
         announce(&edge, &*driver, total, &data, &store);
         Ok(Server { edge, api, agent, driver, store })
@@ -144,6 +147,19 @@ impl Server {
     }
 }
 
+/// Every change of the store reaches the containers: at once, not when the
+/// next call comes.
+fn observe(store: &Arc<Store>, agent: &Arc<Agent>) {
+    let (seen, told) = (Arc::downgrade(store), Arc::downgrade(agent));
+    let look = move || {
+        let (Some(store), Some(agent)) = (seen.upgrade(), told.upgrade()) else { return };
+        let snapshot = store.snapshot();
+        agent.configured(|id| snapshot.target(id).map(|t| t.spec.key), snapshot.kept_up().map(|t| &t.spec));
+    };
+    look();
+    store.observe(look);
+}
+
 fn hot_config(config: &Config) -> HotConfig {
     HotConfig {
         freeze_idle: config.freeze_idle,
@@ -151,6 +167,7 @@ fn hot_config(config: &Config) -> HotConfig {
         pull_timeout: config.pull_timeout,
         start_timeout: config.start_timeout,
         max_queued: config.max_queued,
+        max_queued_node: config.max_queued_node,
         non_blocking: config.non_blocking,
         start_lanes: config.start_lanes,
         stop_lanes: config.stop_lanes,

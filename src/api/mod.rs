@@ -7,8 +7,8 @@
 //! Blocks on: the socket, the store's writer. Does not: face callers, check
 //! tokens, see containers.
 //!
-//! tiny_http stands behind the edge because it trusts what it reads: requests
-//! here are clean, have a Content-Length, and every body is read to its end
+//! tiny_http stands behind the edge because it trusts what it reads. INVARIANT:
+//! requests here are clean, have a Content-Length, and every body is read to its end
 //! before the answer.
 
 mod query;

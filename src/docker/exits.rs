@@ -1,4 +1,5 @@
-//! Who is to be told about a container's end: exactly once.
+//! Who is to be told about a container's end. INVARIANT: exactly once, whoever
+//! learns of it first.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -32,7 +32,7 @@ pub struct Freezer {
 
 impl Freezer {
     /// Finds the freezer of the cgroup that `pid` lives in and checks that the
-    /// path names the container (`must_contain` is its engine id), so that a
+    /// path names the container (`must_contain` is its engine id). INVARIANT: a
     /// wrong entry can never freeze somebody else, this server included.
     ///
     /// # Errors

@@ -284,6 +284,8 @@ fn answer_early(reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFra
 }
 
 /// The complete body; `None` when the request was answered or its client left.
+/// INVARIANT: a call exists only once its body is complete, so no client's
+/// slowness or lie ever holds a container.
 fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, expects: bool) -> Option<Body> {
     let too_long = matches!(framing, BodyFraming::Length(len) if shared.body.max != 0 && len > shared.body.max);
     let wanted = !matches!(framing, BodyFraming::None | BodyFraming::Length(0));
@@ -321,7 +323,8 @@ fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, fr
     None
 }
 
-/// Runs a call; its client gets exactly one answer, or sees the connection cut.
+/// Runs a call. INVARIANT: its client gets exactly one answer, or sees the
+/// connection cut.
 fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, door: Door, call: Call) -> bool {
     let mut client = ClientSide::new(reply, &conn.sock, &shared.poller, conn.id, call.id, door);
     let result = match catch_unwind(AssertUnwindSafe(|| shared.calls.submit(&call, &mut client))) {

@@ -5,8 +5,8 @@
 //! or in a worker's hands; its place in `Table` is its state. A worker that
 //! serves one may leave a **watch** here: "tell me when this client is gone".
 //!
-//! Every registration is one-shot, so an event is taken by exactly one
-//! hand-off; arming again sees data that came in between (level, not edge).
+//! INVARIANT: every registration is one-shot, so an event is taken by exactly
+//! one hand-off; arming again sees data that came in between (level, not edge).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;

@@ -160,7 +160,7 @@ impl Sock {
         if *answering {
             return false;
         }
-        // Does not wait; under the lock so that it can't land inside an answer.
+        // Does not wait. INVARIANT: under the lock, so it can't land inside an answer.
         self.send_now(PROBE);
         EDGE.probes.add(1);
         true

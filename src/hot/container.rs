@@ -1,6 +1,7 @@
-//! One container. It has exactly one owner at any time and no lock inside;
-//! what others may look at (metrics, the caller that wants to know why it
-//! ended) is in its `Pulse`.
+//! One container. INVARIANT: it has exactly one owner at any time (a lane, the
+//! queue's stack, a lease), moves as a `Box` and has no lock inside. What others
+//! may look at (metrics, the caller that wants to know why it ended) is in its
+//! `Pulse`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use super::state::{STATES, State};
 use crate::call::Exit;
 use crate::driver::{ExitSink, Instance};
-use crate::model::Id;
+use crate::model::{FnLimits, Id};
 use crate::pool::Token;
 use crate::uds::function::FunctionSocket;
 use crate::uds::iofs::Folder;
@@ -31,6 +32,14 @@ pub(super) struct Container {
     pub(super) calls: u64,
 }
 
+/// What ends the wait for a container's socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Boot {
+    Exit(Exit),
+    /// Nobody waits for it any more, and somebody else needs the room.
+    CalledOff,
+}
+
 /// The part of a container that outlives its owners' hands: state for eyes,
 /// exit for whoever asks.
 pub(super) struct Pulse {
@@ -40,7 +49,7 @@ pub(super) struct Pulse {
     exit: Mutex<Option<Exit>>,
     ended: Condvar,
     /// Wakes the start job while it waits for the socket.
-    boot: Sender<Exit>,
+    boot: Sender<Boot>,
     /// Rings the queue's launcher.
     ring: Box<dyn Fn() + Send + Sync>,
 }
@@ -51,8 +60,18 @@ impl std::fmt::Debug for Pulse {
     }
 }
 
+impl Container {
+    /// It must not serve another call: its process has ended, or its function's
+    /// limits on calls and age say so.
+    pub(super) fn is_worn(&self, limits: &FnLimits, now: Instant) -> bool {
+        let called_out = limits.max_calls > 0 && self.calls >= limits.max_calls;
+        let old = limits.max_age.is_some_and(|age| now.saturating_duration_since(self.pulse.born) >= age);
+        called_out || old || self.pulse.exit().is_some()
+    }
+}
+
 impl Pulse {
-    pub(super) fn new(id: Id, now: Instant, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Exit>) {
+    pub(super) fn new(id: Id, now: Instant, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Boot>) {
         let (boot, boot_exit) = bounded(1);
         let pulse = Pulse { id, born: now, state: AtomicU8::new(State::Reserved as u8), exit: Mutex::new(None), ended: Condvar::new(), boot, ring };
         (Arc::new(pulse), boot_exit)
@@ -70,6 +89,11 @@ impl Pulse {
             log::error!("container {}: illegal move {} → {}", self.id, before.name(), next.name());
         }
         self.state.store(next as u8, Ordering::Relaxed);
+    }
+
+    /// Ends its boot, if it is still booting when the word arrives.
+    pub(super) fn call_off(&self) {
+        let _ = self.boot.try_send(Boot::CalledOff);
     }
 
     pub(super) fn exit(&self) -> Option<Exit> {
@@ -94,7 +118,7 @@ impl ExitSink for Pulse {
         self.exit.lock().get_or_insert(exit);
         self.ended.notify_all();
         // Full means the start job was told already.
-        let _ = self.boot.try_send(exit);
+        let _ = self.boot.try_send(Boot::Exit(exit));
         (self.ring)();
     }
 }

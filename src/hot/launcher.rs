@@ -11,7 +11,10 @@ use super::lifecycle;
 use super::plan::plan;
 use super::queue::SlotQueue;
 use crate::call::CallError;
-use crate::pool::{Need, Place};
+use crate::pool::{Need, Place, Token};
+
+/// When there is no room for a function's minimum, it is tried again after this.
+const PREWARM_RETRY: Duration = Duration::from_secs(5);
 
 /// At most this many places in the token line for one queue: each is a
 /// container to be.
@@ -44,7 +47,7 @@ fn round(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) 
     // Decide and take out, under the queue's lock.
     let (decided, expired, freezing) = queue.with(|inner| {
         inner.reserved = places.len();
-        let view = inner.view(&queue.spec, shared.config.freeze_idle);
+        let view = inner.view(&queue.spec, shared.config.freeze_idle, now);
         let decided = plan(&view, now);
         let mut at = 0..;
         let expired = inner.slots.take_idle(|_| at.next().is_some_and(|i| decided.expire.contains(&i)));
@@ -75,8 +78,9 @@ fn round(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) 
         places.pop();
     }
     reserve(shared, queue, places, decided.start, now);
-    dispatch(shared, queue, places);
     let mut wake = decided.wake;
+    prewarm(shared, queue, decided.prewarm, now, &mut wake);
+    dispatch(shared, queue, places);
     if !places.is_empty() {
         make_room(shared, queue, places, now, &mut wake);
     }
@@ -105,16 +109,31 @@ fn reserve(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>
     }
 }
 
+/// Starts for the minimum take only what is free: nobody is evicted for them
+/// and they stand in nobody's way.
+fn prewarm(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, count: usize, now: Instant, wake: &mut Option<Instant>) {
+    for _ in 0..count {
+        let Some(token) = shared.tokens.try_take(queue.owner, queue.need) else {
+            let again = now + PREWARM_RETRY;
+            *wake = Some(wake.map_or(again, |w| w.min(again)));
+            return;
+        };
+        hand_to_lane(shared, queue, token);
+    }
+}
+
+fn hand_to_lane(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token) {
+    queue.with(|inner| inner.slots.queued += 1);
+    let (job_shared, job_queue) = (shared.clone(), queue.clone());
+    shared.starts.push(move || lifecycle::start(&job_shared, &job_queue, token));
+}
+
 /// Hands every granted place to a start lane.
 fn dispatch(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) {
     let mut still = Vec::with_capacity(places.len());
     for mut place in places.drain(..) {
         match place.take() {
-            Some(token) => {
-                queue.with(|inner| inner.slots.queued += 1);
-                let (job_shared, job_queue) = (shared.clone(), queue.clone());
-                shared.starts.push(move || lifecycle::start(&job_shared, &job_queue, token));
-            }
+            Some(token) => hand_to_lane(shared, queue, token),
             None => still.push(place),
         }
     }
@@ -132,7 +151,9 @@ fn make_room(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Plac
         if shared.config.non_blocking {
             return refuse(queue, places);
         }
-        retire(shared, queue, now, wake);
+        if call_off(shared, queue, now) == 0 {
+            retire(shared, queue, now, wake);
+        }
     } else if missing.is_none() && shared.config.non_blocking {
         refuse(queue, places);
     }
@@ -172,6 +193,11 @@ fn evict(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, missing: Need, now: Insta
     evicted
 }
 
+/// Boots nobody waits for any more give way. Their tokens come back by themselves.
+fn call_off(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, now: Instant) -> usize {
+    shared.all().iter().filter(|other| other.owner != queue.owner).map(|other| other.call_off_boots(now)).sum()
+}
+
 /// Fair shares: a queue that holds more than this one gives up a container at
 /// its next finish.
 fn retire(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, now: Instant, wake: &mut Option<Instant>) {
@@ -191,13 +217,12 @@ fn retire(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, now: Instant, wake: &mut
         .collect();
     let (me, start_cost) = queue.with(|inner| (inner.contender(held_by(queue.owner), queue.need.mib), inner.start_cost));
     let turn = (start_cost * 10).max(Duration::from_secs(1));
+    let again = (oldest + turn).max(now + turn / 4);
+    *wake = Some(wake.map_or(again, |w| w.min(again)));
     // One at a time: what was asked for comes first.
     if !asked && let Some(index) = evictor::retire_from(me, oldest, turn, &contenders, now) {
         others[index].with(|inner| inner.retire += 1);
-        return;
     }
-    let again = (oldest + turn).max(now + turn / 4);
-    *wake = Some(wake.map_or(again, |w| w.min(again)));
 }
 
 /// Non-blocking mode: those nobody is on the way to are told at once, newest first.
@@ -218,11 +243,16 @@ fn sleep_or_end(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &[Place], 
     }
     let idle_timeout = Duration::from_secs(u64::from(queue.spec.idle_timeout_s));
     let quiet = shared.config.launcher_timeout.map(|t| t.max(idle_timeout * 2));
+    // A look without the registry's lock first: nearly always there is work.
+    let vacant = queue.with(|inner| inner.slots.is_vacant());
+    if !vacant {
+        return Next::Sleep(wake);
+    }
     // INVARIANT: a queue ends under the registry's lock and its own, so a
     // caller either finds it alive or finds it ended and looks again.
     let mut queues = shared.queues.write();
     let ended = queue.with(|inner| {
-        let over = inner.closing || quiet.is_some_and(|quiet| now.saturating_duration_since(inner.last_used) >= quiet);
+        let over = inner.closing || inner.retired || quiet.is_some_and(|quiet| now.saturating_duration_since(inner.last_used) >= quiet);
         inner.ended = over && inner.slots.is_vacant();
         inner.ended
     });

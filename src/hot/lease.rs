@@ -1,6 +1,6 @@
-//! A container in a caller's hands. Dropping a lease without `finish` discards
-//! the container: whatever path the code took, a half-read answer can never
-//! reach the next caller.
+//! A container in a caller's hands. INVARIANT: dropping a lease without `finish`
+//! discards the container: whatever path the code took, a half-read answer can
+//! never reach the next caller.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::container::{Container, Pulse};
+use super::container::{Boot, Container, Pulse};
 use super::queue::SlotQueue;
 use super::slots::Idle;
 use super::state::State;
+use crossbeam_channel::Receiver;
+
 use crate::call::{CallError, LaunchError};
 use crate::driver::{ContainerSpec, DriverError, ExitSink, StartBudget};
 use crate::model::Id;
@@ -22,7 +24,8 @@ pub(super) fn start(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token) 
     let needed = queue.with(|inner| {
         inner.slots.queued -= 1;
         // Others may have served the callers while this job stood in the lane.
-        let needed = !inner.closing && inner.slots.waiting() > inner.slots.starting;
+        let short_of_min = !inner.retired && inner.slots.live() + inner.slots.starting < queue.spec.limits.min_instances;
+        let needed = !inner.closing && (short_of_min || inner.slots.waiting() > inner.slots.starting);
         inner.slots.starting += usize::from(needed);
         needed
     });
@@ -66,13 +69,29 @@ fn failed(queue: &Arc<SlotQueue>, error: Arc<LaunchError>) {
 }
 
 fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: Instant) -> Result<Box<Container>, LaunchError> {
-    let spec = &queue.spec;
     let id = Id::new();
     let bell = queue.clone();
     let (pulse, boot_exit) = Pulse::new(id, begun, Box::new(move || bell.ring()));
     pulse.become_(State::Creating);
+    queue.with(|inner| inner.pulses.push(pulse.clone()));
+    let result = boot(shared, queue, token, begun, &pulse, &boot_exit);
+    if result.is_err() {
+        queue.with(|inner| inner.pulses.retain(|p| p.id != id));
+    }
+    result
+}
+
+fn boot(
+    shared: &Arc<Shared>,
+    queue: &Arc<SlotQueue>,
+    token: Token,
+    begun: Instant,
+    pulse: &Arc<Pulse>,
+    boot_word: &Receiver<Boot>,
+) -> Result<Box<Container>, LaunchError> {
+    let (spec, id) = (&queue.spec, pulse.id);
     let folder = shared.iofs.create(id.as_str()).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
-    // Before the container starts, or its socket may appear unseen.
+    // INVARIANT: set up before the container starts, or its socket may appear unseen.
     let watch = shared.watcher.watch(&folder, SOCKET_NAME).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
     let start_timeout = shared.config.start_timeout.unwrap_or(FAR);
     let budget = StartBudget { pull_until: begun + shared.config.pull_timeout.unwrap_or(FAR), start_within: Duration::from_secs(60) };
@@ -92,7 +111,7 @@ fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: I
     let instance = shared.driver.start(&container_spec, &budget, pulse.clone() as Arc<dyn ExitSink>)?;
     pulse.become_(State::Booting);
     let until = Instant::now() + start_timeout;
-    let socket = await_socket(shared, &watch, &boot_exit, until, start_timeout).and_then(|()| {
+    let socket = await_socket(shared, &watch, boot_word, until, start_timeout).and_then(|()| {
         FunctionSocket::open(&folder, until, &shared.boot_stop).map_err(|e| match pulse.exit() {
             Some(exit) => LaunchError::Exited { exit },
             None => LaunchError::BadSocket { text: e.to_string() },
@@ -102,7 +121,7 @@ fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: I
     match socket {
         Ok(socket) => {
             pulse.become_(State::Idle);
-            Ok(Box::new(Container { id, instance, socket, _folder: folder, pulse, token, calls: 0 }))
+            Ok(Box::new(Container { id, instance, socket, _folder: folder, pulse: pulse.clone(), token, calls: 0 }))
         }
         Err(error) => {
             pulse.become_(State::Stopping);
@@ -113,23 +132,17 @@ fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: I
     }
 }
 
-fn await_socket(
-    shared: &Shared,
-    watch: &crate::uds::listener::Watch,
-    boot_exit: &crossbeam_channel::Receiver<crate::call::Exit>,
-    until: Instant,
-    limit: Duration,
-) -> Result<(), LaunchError> {
+fn await_socket(shared: &Shared, watch: &crate::uds::listener::Watch, boot_word: &Receiver<Boot>, until: Instant, limit: Duration) -> Result<(), LaunchError> {
     loop {
         // Short rounds only so that a shutdown is seen: nothing signals it on a channel.
         let round = until.min(Instant::now() + Duration::from_millis(100));
         crossbeam_channel::select! {
             recv(watch.appeared()) -> _ => return Ok(()),
-            recv(boot_exit) -> exit => {
-                // It may have published its socket and ended in one breath.
-                let exit = exit.unwrap_or(crate::call::Exit { code: -1, oom_killed: false });
-                return Err(LaunchError::Exited { exit });
-            }
+            recv(boot_word) -> word => return Err(match word {
+                Ok(Boot::Exit(exit)) => LaunchError::Exited { exit },
+                Ok(Boot::CalledOff) => LaunchError::CalledOff { why: "its callers have left and another function needs the room" },
+                Err(_) => LaunchError::CalledOff { why: "nobody can tell of its end" },
+            }),
             recv(crossbeam_channel::at(round)) -> _ => {
                 if shared.boot_stop.fired() {
                     return Err(LaunchError::CalledOff { why: "the server is shutting down" });
@@ -151,10 +164,13 @@ pub(super) fn stop(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut container: 
         log::debug!("container {} of {} goes: {why}", container.id, queue.spec.fn_name);
         remove(&shared_job, &container.instance, &container.id);
         let pulse = container.pulse.clone();
-        // The reservation is back before the removal counts as complete.
+        // INVARIANT: the reservation is back before the removal counts as complete.
         drop(container);
         pulse.become_(State::Gone);
-        queue.with(|inner| inner.slots.stopping -= 1);
+        queue.with(|inner| {
+            inner.slots.stopping -= 1;
+            inner.pulses.retain(|p| p.id != pulse.id);
+        });
         queue.ring();
     });
 }

@@ -27,14 +27,14 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::call::{CallError, Caller};
 use crate::driver::Driver;
-use crate::model::{FnSpec, SlotKey};
+use crate::model::{FnSpec, Id, SlotKey};
 use crate::pool::{Lane, Need, SpawnError, Stop, Thread, Tokens, spawn};
 use crate::uds::iofs::Iofs;
 use crate::uds::listener::Watcher;
@@ -53,6 +53,7 @@ pub struct HotConfig {
     pub pull_timeout: Option<Duration>,
     pub start_timeout: Option<Duration>,
     pub max_queued: usize,
+    pub max_queued_node: usize,
     pub non_blocking: bool,
     pub start_lanes: usize,
     pub stop_lanes: usize,
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     starts: Lane,
     stops: Lane,
     closing: AtomicBool,
+    /// Callers waiting in all queues.
+    waiting: AtomicUsize,
     /// Fired when starts under way must give up.
     boot_stop: Stop,
 }
@@ -116,6 +119,7 @@ impl Hot {
             launchers: Mutex::default(),
             next_owner: AtomicU64::new(1),
             closing: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
         };
         Ok(Hot { shared: Arc::new(shared) })
     }
@@ -129,11 +133,19 @@ impl Hot {
     pub fn acquire(&self, spec: &Arc<FnSpec>, caller: &dyn Caller, now: Instant, deadline: Option<Instant>) -> Result<Lease, CallError> {
         loop {
             let queue = self.queue(spec, now)?;
-            match queue.enter(now, self.shared.config.max_queued) {
+            // With the node's line full only an idle container will do.
+            let config = &self.shared.config;
+            let full = self.shared.waiting.load(Ordering::Relaxed) >= config.max_queued_node;
+            match queue.enter(now, if full { 0 } else { config.max_queued }) {
                 Entry::Ended => continue,
                 Entry::Refused(error) => return Err(error),
                 Entry::Got { container, frozen } => return Ok(Lease::new(&self.shared, queue, container, frozen)),
-                Entry::Wait(ticket) => return self.wait(queue, &ticket, caller, now, deadline),
+                Entry::Wait(ticket) => {
+                    self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+                    let result = self.wait(queue, &ticket, caller, now, deadline);
+                    self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                    return result;
+                }
             }
         }
     }
@@ -216,6 +228,26 @@ impl Hot {
         Ok(queue)
     }
 
+    /// Keeps the function's minimum of containers up from now on.
+    pub fn prewarm(&self, spec: &Arc<FnSpec>) {
+        match self.queue(spec, Instant::now()) {
+            Ok(queue) => queue.ring(),
+            Err(error) => log::warn!("no containers ahead of calls for {} ({}): {error}", spec.fn_name, spec.fn_id),
+        }
+    }
+
+    /// Lets go of the containers of every configuration that `current` no
+    /// longer names: idle ones now, busy ones at their finish.
+    pub fn retire_stale(&self, current: impl Fn(&Id) -> Option<SlotKey>) {
+        for queue in self.shared.all() {
+            let stale = current(&queue.spec.fn_id) != Some(queue.spec.key);
+            let changed = queue.with(|inner| std::mem::replace(&mut inner.retired, stale) != stale);
+            if changed {
+                queue.ring();
+            }
+        }
+    }
+
     /// Fails everybody who waits and refuses new callers; running calls go on.
     pub fn refuse(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
@@ -280,6 +312,12 @@ impl Hot {
                     let comma = if i > 0 { "," } else { "" };
                     let (idle_ms, age_ms) = (now.saturating_duration_since(idle.since).as_millis(), now.saturating_duration_since(idle.item.pulse.born).as_millis());
                     let _ = write!(text, "{comma}{{\"id\":\"{}\",\"state\":\"{}\",\"idle_ms\":{idle_ms},\"age_ms\":{age_ms},\"calls\":{}}}", idle.item.id, idle.item.pulse.state().name(), idle.item.calls);
+                }
+                text.push_str("],\"containers\":[");
+                for (i, pulse) in inner.pulses.iter().enumerate() {
+                    let (comma, state) = (if i > 0 { "," } else { "" }, pulse.state());
+                    let age_ms = now.saturating_duration_since(pulse.born).as_millis();
+                    let _ = write!(text, "{comma}{{\"id\":\"{}\",\"state\":\"{}\",\"owner\":\"{}\",\"age_ms\":{age_ms}}}", pulse.id, state.name(), state.owner());
                 }
             });
             text.push_str("]}");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(super) struct IdleView {
     pub(super) since: Instant,
     pub(super) frozen: bool,
-    /// Its process has ended.
+    /// Its process has ended, or it is older than its function allows.
     pub(super) dead: bool,
 }
 
@@ -36,13 +36,21 @@ pub(super) struct View {
     pub(super) freeze_after: Option<Duration>,
     pub(super) idle_timeout: Duration,
     pub(super) closing: bool,
+    /// The function was changed or deleted: containers go as they fall idle.
+    pub(super) retired: bool,
+    /// Containers to keep up, called or not.
+    pub(super) min: usize,
+    /// Containers at most; 0 = no limit.
+    pub(super) max: usize,
 }
 
 /// What to do now, and when to look again at the latest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Containers to start beyond those under way.
+    /// Containers to start beyond those under way, because callers wait.
     pub(super) start: usize,
+    /// And to keep the function's minimum up: only where there is room.
+    pub(super) prewarm: usize,
     /// Starts under way that nobody needs any more.
     pub(super) surplus: usize,
     /// Indices into `View::idle`.
@@ -58,13 +66,21 @@ const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 pub(super) fn plan(view: &View, now: Instant) -> Plan {
     let mut plan = Plan { ring_above: usize::MAX, ..Plan::default() };
+    let min = if view.retired || view.closing { 0 } else { view.min };
+    // The newest ones stay for the minimum, however long they have been idle.
+    let mut spare = (view.idle.iter().filter(|i| !i.dead).count() + view.busy + view.freezing).saturating_sub(min);
     for (i, idle) in view.idle.iter().enumerate() {
         let age = now.saturating_duration_since(idle.since);
-        if idle.dead || view.closing || age >= view.idle_timeout {
+        if idle.dead || view.closing || view.retired {
             plan.expire.push(i);
             continue;
         }
-        let mut due = idle.since + view.idle_timeout;
+        if age >= view.idle_timeout && spare > 0 {
+            spare -= 1;
+            plan.expire.push(i);
+            continue;
+        }
+        let mut due = if age < view.idle_timeout { idle.since + view.idle_timeout } else { now + view.idle_timeout };
         if let Some(after) = view.freeze_after.filter(|_| !idle.frozen) {
             if age >= after {
                 plan.freeze.push(i);
@@ -84,12 +100,16 @@ pub(super) fn plan(view: &View, now: Instant) -> Plan {
     }
     let standing = view.waiting_since.is_some_and(|since| now.saturating_duration_since(since) >= view.start_cost);
     let need = needed(view, view.waiting, standing);
-    plan.surplus = view.starting.saturating_sub(need.max(usize::from(view.waiting > 0 && view.busy + view.freezing == 0)));
+    let live = view.busy + view.freezing + view.idle.len() - plan.expire.len();
+    let short_of_min = min.saturating_sub(live);
+    plan.surplus = view.starting.saturating_sub(need.max(short_of_min).max(usize::from(view.waiting > 0 && view.busy + view.freezing == 0)));
     if let Some(until) = view.hold_off_until.filter(|until| *until > now) {
         wake_at(&mut plan, until);
         return plan;
     }
-    plan.start = need.saturating_sub(view.starting);
+    let most = if view.max == 0 { usize::MAX } else { view.max.saturating_sub(live + view.starting) };
+    plan.start = need.saturating_sub(view.starting).min(most);
+    plan.prewarm = short_of_min.saturating_sub(view.starting + plan.start).min(most - plan.start);
     plan.ring_above = ring_above(view, plan.start);
     if view.waiting > 0 && !standing {
         let since = view.waiting_since.unwrap_or(now);
@@ -163,6 +183,9 @@ mod tests {
             freeze_after: Some(Duration::from_millis(50)),
             idle_timeout: Duration::from_secs(30),
             closing: false,
+            retired: false,
+            min: 0,
+            max: 0,
         }
     }
 
@@ -223,6 +246,23 @@ mod tests {
         v.closing = true;
         let plan = plan(&v, now);
         assert_eq!((plan.start, plan.surplus, plan.expire.len()), (0, 2, 1));
+    }
+
+    #[test]
+    fn minimum_is_kept_and_maximum_not_passed() {
+        let now = Instant::now();
+        let mut v = view(0, 0, 0);
+        v.min = 3;
+        assert_eq!((plan(&v, now).start, plan(&v, now).prewarm), (0, 3));
+        let old = IdleView { since: now - Duration::from_secs(60), frozen: true, dead: false };
+        v.idle = vec![old; 5];
+        let p = plan(&v, now);
+        assert_eq!((p.expire, p.prewarm), (vec![0, 1], 0));
+        v.retired = true;
+        assert_eq!(plan(&v, now).expire.len(), 5);
+        let mut v = view(10, 1, 1);
+        v.max = 4;
+        assert_eq!(plan(&v, now).start, 2);
     }
 
     proptest! {

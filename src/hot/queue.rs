@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::container::Container;
+use super::container::{Container, Pulse};
 use super::evictor::Contender;
 use super::plan::{IdleView, View};
 use super::slots::{Acquired, Idle, Offered, Slots, Ticket};
+use super::state::State;
 use super::sync::Mutex;
 use crate::call::{CallError, LaunchError};
 use crate::model::{FnSpec, Id};
@@ -51,9 +52,14 @@ pub(super) struct Inner {
     pub(super) last_grant: Option<Instant>,
     pub(super) calls: u64,
     pub(super) closing: bool,
+    /// The function was changed or deleted.
+    pub(super) retired: bool,
     /// The launcher has left: use another queue.
     pub(super) ended: bool,
     pub(super) last_used: Instant,
+    /// Every container from its start to its end, for eyes and for calling off
+    /// a boot; whoever owns one is not found here.
+    pub(super) pulses: Vec<Arc<Pulse>>,
 }
 
 /// What a caller gets from a queue.
@@ -68,6 +74,9 @@ pub(super) enum Entry {
     /// The queue has ended: look it up again.
     Ended,
 }
+
+/// A boot younger than this is let come up: it may serve the next call.
+const CALL_OFF_AGE: Duration = Duration::from_secs(1);
 
 /// A first guess at what a start costs, until one was measured.
 const FIRST_START_COST: Duration = Duration::from_millis(300);
@@ -90,8 +99,10 @@ impl SlotQueue {
             last_grant: None,
             calls: 0,
             closing: false,
+            retired: false,
             ended: false,
             last_used: now,
+            pulses: Vec::new(),
         };
         SlotQueue { spec, owner, need, inner: Mutex::new(inner), bell, rung }
     }
@@ -144,7 +155,8 @@ impl SlotQueue {
     pub(super) fn give(&self, container: Box<Container>, now: Instant, quick_due: Option<Duration>) -> Option<Box<Container>> {
         let mut inner = self.inner.lock();
         let retiring = inner.retire > 0;
-        if inner.closing || inner.ended || retiring || container.pulse.exit().is_some() {
+        let stale = inner.retired && inner.slots.waiting() == 0;
+        if inner.closing || inner.ended || retiring || stale || container.is_worn(&self.spec.limits, now) {
             inner.retire -= usize::from(retiring);
             inner.slots.stopping += 1;
             drop(inner);
@@ -213,6 +225,18 @@ impl SlotQueue {
         Some(taken.item)
     }
 
+    /// Calls off the boots of callers who have all left, if they have had time
+    /// enough (spec agent §7.3, bounded). Returns how many were told.
+    pub(super) fn call_off_boots(&self, now: Instant) -> usize {
+        self.with(|inner| {
+            if inner.slots.waiting() > 0 || inner.slots.live() + inner.slots.starting <= self.spec.limits.min_instances {
+                return 0;
+            }
+            let old = |p: &&Arc<Pulse>| p.state() == State::Booting && now.saturating_duration_since(p.born) >= CALL_OFF_AGE;
+            inner.pulses.iter().filter(old).map(|p| p.call_off()).count()
+        })
+    }
+
     /// Puts a container back after freezing; `Err` when a caller waits for it.
     pub(super) fn put_back(&self, idle: Idle<Box<Container>>) -> Result<(), Box<Container>> {
         let mut inner = self.inner.lock();
@@ -225,20 +249,23 @@ impl SlotQueue {
 }
 
 impl Inner {
-    pub(super) fn view(&self, spec: &FnSpec, freeze_after: Option<Duration>) -> View {
+    pub(super) fn view(&self, spec: &FnSpec, freeze_after: Option<Duration>, now: Instant) -> View {
         View {
             waiting: self.slots.waiting(),
             waiting_since: self.waiting_since,
             starting: self.reserved + self.slots.queued + self.slots.starting,
             busy: self.slots.busy,
             freezing: self.slots.freezing,
-            idle: self.slots.idle().iter().map(|i| IdleView { since: i.since, frozen: i.frozen, dead: i.item.pulse.exit().is_some() }).collect(),
+            idle: self.slots.idle().iter().map(|i| IdleView { since: i.since, frozen: i.frozen, dead: i.item.is_worn(&spec.limits, now) }).collect(),
             service: self.service,
             start_cost: self.start_cost,
             hold_off_until: self.hold_off_until(),
             freeze_after,
             idle_timeout: Duration::from_secs(u64::from(spec.idle_timeout_s)),
             closing: self.closing,
+            retired: self.retired,
+            min: spec.limits.min_instances,
+            max: spec.limits.max_instances,
         }
     }
 

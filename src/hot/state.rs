@@ -1,4 +1,5 @@
-//! The states of a container and every legal move between them.
+//! The states of a container and every legal move between them. INVARIANT: no
+//! other move happens; each is checked where it is recorded (`Pulse::become_`).
 //!
 //! ```text
 //! Reserved → Creating → Booting → Idle ⇄ Busy        Idle → Freezing → Frozen → Thawing → Busy
@@ -41,6 +42,18 @@ impl State {
                 | (Thawing, Busy | Stopping)
                 | (Stopping, Gone)
         )
+    }
+
+    /// Who has it in this state.
+    pub const fn owner(self) -> &'static str {
+        match self {
+            State::Reserved | State::Creating | State::Booting => "start lane",
+            State::Idle | State::Frozen => "queue",
+            State::Busy | State::Thawing => "call",
+            State::Freezing => "launcher",
+            State::Stopping => "stop lane",
+            State::Gone => "nobody",
+        }
     }
 
     pub const fn name(self) -> &'static str {

@@ -350,6 +350,7 @@ fn function(n: u8, image: &str) -> Arc<FnSpec> {
         cpu_milli: 0,
         tmpfs_mib: 0,
         syslog_url: None,
+        limits: crate::model::FnLimits::default(),
     })
 }
 
@@ -371,6 +372,7 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
         pull_timeout: Some(Duration::from_secs(5)),
         start_timeout: Some(Duration::from_millis(300)),
         max_queued: 100,
+        max_queued_node: 1000,
         non_blocking: false,
         start_lanes: 4,
         stop_lanes: 2,

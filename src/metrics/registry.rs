@@ -7,7 +7,7 @@ use std::fs;
 
 use parking_lot::Mutex;
 
-use super::{Counter, Gauge};
+use super::{Counter, EDGE, EVICTIONS, Gauge, UTILISATION};
 
 /// Calls of functions.
 #[derive(Debug)]
@@ -77,9 +77,38 @@ pub fn render() -> String {
     value(&mut out, "fn_server_busy", "counter", "calls refused for want of room", CALLS.server_busy.get());
     value(&mut out, "fn_queued", "gauge", "calls waiting for a container", CALLS.queued.get());
     value(&mut out, "fn_running", "gauge", "calls in a container", CALLS.running.get());
+    value(&mut out, "fn_util_mem_used", "gauge", "bytes of memory reserved for containers", UTILISATION.memory_used.get());
+    value(&mut out, "fn_util_mem_avail", "gauge", "bytes of memory free for containers", UTILISATION.memory_free.get());
+    value(&mut out, "fn_util_cpu_used", "gauge", "thousandths of a CPU reserved for containers", UTILISATION.cpu_used.get());
+    value(&mut out, "fn_util_cpu_avail", "gauge", "thousandths of a CPU free for containers", UTILISATION.cpu_free.get());
+    value(&mut out, "fn_container_evictions", "counter", "idle containers that made room for another function", EVICTIONS.get());
+    edge(&mut out);
     API.render(&mut out);
     process(&mut out);
     out
+}
+
+/// The public listener.
+fn edge(out: &mut String) {
+    value(out, "hob_edge_connections_open", "gauge", "client connections open", EDGE.open.get());
+    let counters = [
+        ("accepted", "connections accepted", &EDGE.accepted),
+        ("accept_starved", "accepts that failed for want of descriptors or memory", &EDGE.accept_starved),
+        ("requests", "requests with a valid head", &EDGE.requests),
+        ("refused_connections", "connections refused at HOB_MAX_CONNECTIONS", &EDGE.refused_connections),
+        ("refused_malformed", "requests refused as malformed", &EDGE.refused_malformed),
+        ("refused_too_large", "requests refused as too large", &EDGE.refused_too_large),
+        ("refused_too_slow", "requests that did not arrive in time", &EDGE.refused_too_slow),
+        ("refused_token", "management requests without the right token", &EDGE.refused_token),
+        ("refused_draining", "requests refused while stopping", &EDGE.refused_draining),
+        ("cut_slow_reader", "clients cut because they did not read", &EDGE.cut_slow_reader),
+        ("cut_answers", "answers that broke half way", &EDGE.cut_answers),
+        ("clients_gone", "clients that left while their call waited or ran", &EDGE.clients_gone),
+        ("probes", "half-closed clients asked whether they still read", &EDGE.probes),
+    ];
+    for (name, help, counter) in counters {
+        value(out, &format!("hob_edge_{name}_total"), "counter", help, counter.get());
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

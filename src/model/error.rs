@@ -101,6 +101,8 @@ pub enum ModelError {
     AnnotationValueLength,
     #[error("too many annotations")]
     AnnotationCount,
+    #[error("Invalid annotation value, {key} must be a whole number of at most {most}")]
+    AnnotationLimit { key: &'static str, most: u64 },
 
     #[error("config with an empty key")]
     ConfigKeyEmpty,

@@ -8,6 +8,7 @@
 mod error;
 mod id;
 mod input;
+mod limits;
 mod resource;
 mod rules;
 mod spec;
@@ -18,6 +19,7 @@ mod time;
 pub use error::ModelError;
 pub use id::Id;
 pub use input::{AppInput, FnInput, TriggerInput};
+pub use limits::FnLimits;
 pub use spec::{FnSpec, SlotKey};
 pub use time::Timestamp;
 

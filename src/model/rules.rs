@@ -57,6 +57,7 @@ pub(super) fn check_annotations(annotations: &Annotations) -> Result<(), ModelEr
             return Err(ModelError::AnnotationValueLength);
         }
     }
+    super::limits::check(annotations)?;
     if annotations.len() > MAX_ANNOTATIONS { Err(ModelError::AnnotationCount) } else { Ok(()) }
 }
 

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Annotations, App, Fn, Id, Settings};
+use super::{Annotations, App, Fn, FnLimits, Id, Settings};
 
 /// SHA-256 over the exact configuration (spec agent §2.3): calls with the same
 /// key may share containers.
@@ -31,6 +31,7 @@ pub struct FnSpec {
     /// 0 = not limited.
     pub tmpfs_mib: u64,
     pub syslog_url: Option<String>,
+    pub limits: FnLimits,
 }
 
 /// Where a function's container listens, as the container sees it.
@@ -71,6 +72,7 @@ impl FnSpec {
             memory_mib: function.memory,
             cpu_milli: 0,
             tmpfs_mib: 0,
+            limits: FnLimits::read(&annotations),
             syslog_url: Some(syslog_url.trim()).filter(|url| !url.is_empty()).map(str::to_owned),
         }
     }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::metrics::UTILISATION;
+
 use super::sync::{Condvar, Mutex, MutexGuard};
 
 /// An amount of memory and CPU. All arithmetic is checked or saturating.
@@ -173,6 +175,7 @@ impl Tokens {
             return None;
         }
         ledger.take(owner, need);
+        publish(&ledger);
         Some(Token { tokens: self.clone(), owner, need, leaving: false })
     }
 
@@ -227,6 +230,7 @@ impl Tokens {
     }
 
     fn after(&self, ledger: MutexGuard<'_, Ledger>, told: Vec<Notify>) {
+        publish(&ledger);
         self.contended.store(ledger.next().is_some(), Ordering::Relaxed);
         drop(ledger);
         self.changed.notify_all();
@@ -234,6 +238,16 @@ impl Tokens {
             notify();
         }
     }
+}
+
+fn publish(ledger: &Ledger) {
+    let (used, free) = (ledger.used, ledger.free());
+    let bytes = |mib: u64| i64::try_from(mib.saturating_mul(1 << 20)).unwrap_or(i64::MAX);
+    let mcpu = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    UTILISATION.memory_used.set(bytes(used.mib));
+    UTILISATION.memory_free.set(bytes(free.mib));
+    UTILISATION.cpu_used.set(mcpu(used.mcpu));
+    UTILISATION.cpu_free.set(mcpu(free.mcpu));
 }
 
 impl Token {

@@ -1,4 +1,4 @@
-//! One server per database: an exclusive flock on `<database>.lock`, which the
+//! INVARIANT: one server per database: an exclusive flock on `<database>.lock`, which the
 //! kernel lets go of however the process ends.
 
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -28,7 +28,7 @@ pub use snapshot::{Snapshot, Target};
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -37,11 +37,14 @@ use crate::model::Id;
 use lock::FileLock;
 use sqlite::Database;
 
+type Observer = Box<dyn Fn() + Send + Sync>;
+
 /// The open store.
 pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     writer: Mutex<Database>,
     id: Id,
+    observer: OnceLock<Observer>,
     /// Below the database: it is let go of when the file is closed.
     _lock: FileLock,
 }
@@ -58,13 +61,21 @@ impl Store {
         let mut database = Database::open(path)?;
         let id = database.store_id()?;
         let snapshot = database.load()?;
-        Ok(Store { snapshot: ArcSwap::from_pointee(snapshot), writer: Mutex::new(database), id, _lock: lock })
+        Ok(Store { snapshot: ArcSwap::from_pointee(snapshot), writer: Mutex::new(database), id, observer: OnceLock::new(), _lock: lock })
     }
 
     /// A random id made with the database: what tells this store's containers
     /// from another's on the same engine.
     pub fn id(&self) -> &Id {
         &self.id
+    }
+
+    /// `observer` is called after every change, when the new snapshot is in
+    /// place, on the thread that made it. It must be quick. Set once, at start.
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        if self.observer.set(Box::new(observer)).is_err() {
+            log::error!("the store has an observer already");
+        }
     }
 
     /// The current snapshot: one atomic load.

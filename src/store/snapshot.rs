@@ -24,6 +24,8 @@ pub struct Snapshot {
     apps: HashMap<Id, Arc<AppNode>>,
     names: OrdMap<Arc<str>, Arc<AppNode>>,
     targets: HashMap<Id, Arc<Target>>,
+    /// Those of them that ask for containers before anybody calls.
+    kept_up: OrdMap<Id, Arc<Target>>,
     triggers: HashMap<Id, Arc<Trigger>>,
 }
 
@@ -40,6 +42,11 @@ struct AppNode {
 
 // What calls read.
 impl Snapshot {
+    /// Functions that ask for containers before anybody calls.
+    pub fn kept_up(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.kept_up.values()
+    }
+
     /// The function with this id.
     pub fn target(&self, fn_id: &Id) -> Option<&Arc<Target>> {
         self.targets.get(fn_id)
@@ -129,7 +136,7 @@ impl Snapshot {
         for (_, id) in &node.fns {
             let Some(old) = self.targets.get(id) else { continue };
             let target = target(&app, old.function.clone());
-            self.targets.insert(*id, target);
+            self.put_target(target);
         }
         self.put_node(node);
     }
@@ -140,6 +147,7 @@ impl Snapshot {
         self.names.remove(node.app.name.as_str());
         for (_, fn_id) in &node.fns {
             self.targets.remove(fn_id);
+            self.kept_up.remove(fn_id);
         }
         for (_, trigger) in &node.triggers {
             self.triggers.remove(&trigger.id);
@@ -152,18 +160,29 @@ impl Snapshot {
         if !node.fns.contains_key(function.name.as_str()) {
             let mut node = AppNode::clone(node);
             node.fns.insert(Arc::from(function.name.as_str()), function.id);
-            self.targets.insert(function.id, target(&node.app, function));
+            self.put_target(target(&node.app, function));
             self.put_node(node);
         } else {
             let target = target(&node.app, function);
-            self.targets.insert(target.function.id, target);
+            self.put_target(target);
         }
         true
+    }
+
+    fn put_target(&mut self, target: Arc<Target>) {
+        let id = target.function.id;
+        if target.spec.limits.min_instances > 0 {
+            self.kept_up.insert(id, target.clone());
+        } else {
+            self.kept_up.remove(&id);
+        }
+        self.targets.insert(id, target);
     }
 
     /// Removes the fn and its triggers.
     pub(super) fn remove_fn(&mut self, function: &Fn) {
         self.targets.remove(&function.id);
+        self.kept_up.remove(&function.id);
         let Some(node) = self.apps.get(&function.app_id) else { return };
         let mut node = AppNode::clone(node);
         node.fns.remove(function.name.as_str());

@@ -153,6 +153,10 @@ impl Store {
         let mut next = Snapshot::clone(&self.snapshot.load());
         let done = change(&mut database, &mut next)?;
         self.snapshot.store(Arc::new(next));
+        drop(database);
+        if let Some(observer) = self.observer.get() {
+            observer();
+        }
         Ok(done)
     }
 }

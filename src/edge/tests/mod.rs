@@ -113,6 +113,7 @@ fn spec(name: &str) -> Arc<FnSpec> {
         cpu_milli: 0,
         tmpfs_mib: 0,
         syslog_url: None,
+        limits: crate::model::FnLimits::default(),
     })
 }
 

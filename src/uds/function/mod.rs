@@ -8,8 +8,7 @@
 //! containers' lives, HTTP statuses for clients.
 //!
 //! Connections: a fresh one for each call, dialled ahead when the call before
-//! it ended, so no byte of one call's answer can reach the next by
-//! construction. A connection is kept only for a function whose answer carried
+//! it ended. INVARIANT: no byte of one call's answer can reach the next. A connection is kept only for a function whose answer carried
 //! the call's own `Fn-Call-Id`; on a kept one every answer must, or it is
 //! skipped and the connection retired.
 
