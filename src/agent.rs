@@ -25,7 +25,7 @@ const HOLD_BYTES: usize = 64 * 1024;
 const MAX_DEAD: usize = 4;
 
 /// How long a failed call waits for the engine to say why its container ended.
-const EXIT_GRACE: Duration = Duration::from_millis(250);
+const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs calls.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -217,6 +218,8 @@ pub struct Engine {
     prefix: String,
     /// Calls off every pause between retries.
     pub(super) stop: Stop,
+    /// Calls off pulls, before everything else ends.
+    pub(super) call_off: Arc<Stop>,
 }
 
 impl fmt::Debug for Engine {
@@ -276,9 +279,10 @@ impl Engine {
     /// # Errors
     /// The text is not an address.
     pub fn new(host: &str) -> Result<Engine, AddressError> {
-        let transport = Transport::to(host).ok_or_else(|| AddressError::Form { host: host.to_owned() })?;
-        let stop = Stop::new().map_err(|source| AddressError::Stop { source })?;
-        Ok(Engine { transport, address: host.to_owned(), prefix: String::new(), stop })
+        let no_stop = |source| AddressError::Stop { source };
+        let call_off = Arc::new(Stop::new().map_err(no_stop)?);
+        let transport = Transport::to(host, &call_off).ok_or_else(|| AddressError::Form { host: host.to_owned() })?;
+        Ok(Engine { transport, address: host.to_owned(), prefix: String::new(), stop: Stop::new().map_err(no_stop)?, call_off })
     }
 
     pub fn address(&self) -> &str {

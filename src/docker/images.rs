@@ -74,6 +74,7 @@ struct Flight {
 #[derive(Debug, Clone)]
 enum PullFailure {
     TimedOut,
+    CalledOff,
     Refused { status: Option<u16>, text: String },
     Away { text: String },
 }
@@ -92,6 +93,7 @@ impl PullFailure {
         match self {
             PullFailure::TimedOut => LaunchError::PullTimeout { image: image.to_owned(), limit },
             PullFailure::Refused { status, text } => LaunchError::Pull { image: image.to_owned(), status, text },
+            PullFailure::CalledOff => LaunchError::CalledOff { why: "the server is shutting down" },
             PullFailure::Away { text } => LaunchError::EngineAway { step: "pull", text },
         }
     }
@@ -200,7 +202,7 @@ impl Images {
             };
             if lead {
                 let leader = Leader { images: self, key: &key, flight: &flight };
-                let result = self.pull(name, until).map_err(|e| PullFailure::of(&e, until));
+                let result = self.pull(name, until).map_err(|e| if self.engine.call_off.fired() { PullFailure::CalledOff } else { PullFailure::of(&e, until) });
                 leader.flight.land(result.clone());
                 return result;
             }

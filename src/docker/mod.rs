@@ -412,6 +412,10 @@ impl Driver for Docker {
         if failures.is_empty() { Ok(count) } else { Err(trouble(failures.join("; "))) }
     }
 
+    fn call_off(&self) {
+        self.shared.engine.call_off.fire();
+    }
+
     fn close(&self) {
         // The discarder first: it still needs the engine's patience.
         let discarder = self.discarder.lock().take();

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::{Ask, EngineError, Fault, Op};
+use crate::pool::Stop;
 use crate::uds::client::{Client, ClientError, Interrupter, Phase, Request, RequestBody};
 
 /// Connections kept open to the engine.
@@ -18,15 +20,25 @@ const MAX_LINE: u64 = 256 * 1024;
 
 #[derive(Debug)]
 pub(super) enum Transport {
-    Unix(Client),
-    Tcp { base: String, agent: Box<ureq::Agent> },
+    /// `pulls` carries what may take minutes and can be called off.
+    Unix {
+        client: Client,
+        pulls: Client,
+    },
+    Tcp {
+        base: String,
+        agent: Box<ureq::Agent>,
+    },
 }
 
 impl Transport {
-    /// The way to `host` (`unix:///path`, `tcp://host:port`); `None` for others.
-    pub(super) fn to(host: &str) -> Option<Transport> {
+    /// The way to `host` (`unix:///path`, `tcp://host:port`); `None` for
+    /// others. `call_off` ends pulls.
+    pub(super) fn to(host: &str, call_off: &Arc<Stop>) -> Option<Transport> {
         match host.split_once("://")? {
-            ("unix", path) if path.starts_with('/') => Some(Transport::Unix(Client::new(path, KEPT))),
+            ("unix", path) if path.starts_with('/') => {
+                Some(Transport::Unix { client: Client::new(path, KEPT), pulls: Client::new(path, 0).stopped_by(call_off.clone()) })
+            }
             ("tcp" | "http", rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && b != b'@') => {
                 Some(Transport::Tcp { base: format!("http://{}", rest.trim_end_matches('/')), agent: Box::new(tcp_agent()) })
             }
@@ -45,14 +57,21 @@ impl Transport {
     ) -> Result<Stream, EngineError> {
         match self {
             // Silence between events is no fault; everything else has a bound.
-            Transport::Unix(client) => unix(client, ask, target, within, Some(idle_within.unwrap_or(within)).filter(|_| ask.op != Op::Events), body),
+            Transport::Unix { client, pulls } => unix(
+                if ask.op == Op::Pull { pulls } else { client },
+                ask,
+                target,
+                within,
+                Some(idle_within.unwrap_or(within)).filter(|_| ask.op != Op::Events),
+                body,
+            ),
             Transport::Tcp { base, agent } => tcp(agent, ask, &format!("{base}{target}"), within, body),
         }
     }
 
     /// Whether an open stream can be ended at once from another thread.
     pub(super) fn can_interrupt(&self) -> bool {
-        matches!(self, Transport::Unix(_))
+        matches!(self, Transport::Unix { .. })
     }
 }
 

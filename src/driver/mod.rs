@@ -104,6 +104,10 @@ pub trait Driver: Send + Sync + Debug {
     /// an earlier run of the same store). Returns how many were removed.
     fn reclaim(&self) -> Result<usize, DriverError>;
 
+    /// Starts under way may give up where they would wait for long (a pull).
+    /// Called once, when the server goes; other verbs still come after it.
+    fn call_off(&self) {}
+
     /// Stop the event thread; join it. After this no verb is called.
     fn close(&self);
 }

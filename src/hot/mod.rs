@@ -209,7 +209,8 @@ impl Hot {
             return Err(CallError::TooBig { need_mib: need.mib, need_mcpu: need.mcpu, total_mib: total.mib, total_mcpu: total.mcpu });
         }
         let mut queues = self.shared.queues.write();
-        // Under the lock: `refuse` either finds the queue or was seen here.
+        // INVARIANT: looked at under the registry's lock: `refuse` sees every
+        // queue made before, and none is made after.
         if self.shared.closing.load(Ordering::SeqCst) {
             return Err(CallError::Draining);
         }
@@ -273,8 +274,9 @@ impl Hot {
         let mut left = Vec::new();
         self.refuse();
         self.shared.boot_stop.fire();
-        // A start that waits for the engine (a pull) can't be called off: give
-        // it a moment, and leave it to the next start's clean-up otherwise.
+        self.shared.driver.call_off();
+        // A start that waits for a slow engine gets a moment; otherwise it is left
+        // to the next start's clean-up.
         let starts_end = deadline.min(Instant::now() + START_GRACE);
         if !self.shared.starts.join_by(starts_end) {
             left.push("a container start that waits for the engine".to_owned());

@@ -64,3 +64,34 @@ fn a_connection_serves_call_after_call() {
     drop(stream);
     server.stop();
 }
+
+/// Whatever comes in: an error for it, and the next caller is served.
+#[test]
+fn nonsense_is_refused_and_costs_nothing() {
+    use std::io::{Read, Write};
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let invoke = format!("POST /invoke/{echo} HTTP/1.1\r\nHost: t\r\n");
+    let cases = [
+        "\u{16}\u{3}\u{1}\r\n\r\n".to_owned(),
+        "GET\r\n\r\n".to_owned(),
+        format!("{invoke}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+        format!("{invoke}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        format!("{invoke}Content-Length: -1\r\n\r\n"),
+        format!("{invoke}Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        format!("{invoke} folded: 1\r\n\r\n"),
+        "POST /v2/apps HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000000000000\r\n\r\n".to_owned(),
+    ];
+    for case in &cases {
+        let mut stream = std::net::TcpStream::connect(server.address).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("time-out");
+        stream.write_all(case.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap_or_else(|e| panic!("{case:?}: {e}"));
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 4"), "{case:?}: {answer}");
+    }
+    assert!(server.containers().is_empty(), "no container was started for them");
+    assert_eq!(server.good_call(&echo, &[], b"fine").text(), "fine");
+    server.stop();
+}

@@ -103,3 +103,19 @@ fn a_changed_configuration_holds_for_the_next_call() {
     }
     server.stop();
 }
+
+/// Frozen or not: a container that somebody else killed costs no caller anything.
+#[test]
+fn a_container_killed_from_outside_is_replaced() {
+    for freeze in ["-1", "0"] {
+        let Some(server) = Server::start(&[("FN_FREEZE_IDLE_MSECS", freeze)]) else { return };
+        let echo = server.function("echo", "echo", json!({}));
+        let first = server.good_call(&echo, &[], b"");
+        engine::kill(&server.containers()[0]);
+        let next = server.good_call(&echo, &[], b"next");
+        assert_eq!(next.text(), "next");
+        assert_ne!(first.field("X-Instance"), next.field("X-Instance"));
+        wait_until("the dead one's removal", 10, || (server.containers().len() == 1 && server.socket_folders() == 1).then_some(()));
+        server.stop();
+    }
+}

@@ -1,6 +1,6 @@
 //! Many callers at a time: everybody is answered, in order.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -57,5 +57,27 @@ fn two_functions_share_what_is_too_small_for_both() {
         assert_eq!((answer.status, &answer.text()), (200, sent), "{answer:?}\n{}", server.log());
     }
     println!("2 functions × 12 callers × 3 calls of 50 ms in room for two: {:?}", begun.elapsed());
+    server.stop();
+}
+
+/// Overload: both functions get their share, and nobody is sent away.
+#[test]
+fn overload_is_shared() {
+    let Some(server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "146800640")]) else { return };
+    let functions = [server.function("left", "echo", json!({})), server.function("right", "echo", json!({}))];
+    let until = Instant::now() + Duration::from_secs(6);
+    let counts = together(32, |n| {
+        let mut served = 0u32;
+        while Instant::now() < until {
+            server.good_call(&functions[n % 2], &[("X-Sleep-Ms", "10")], b"");
+            served += 1;
+        }
+        served
+    });
+    let total = |side: usize| counts.iter().skip(side).step_by(2).sum::<u32>();
+    let (left, right) = (total(0), total(1));
+    println!("2 × 16 callers of 10 ms in room for two, 6 s: {left} and {right} answers");
+    assert!(left.min(right) * 2 >= left.max(right), "the weaker has at least half of the stronger: {left} and {right}");
+    assert!(counts.iter().all(|served| *served > 0), "{counts:?}");
     server.stop();
 }

@@ -18,6 +18,27 @@ fn a_missing_image_is_named_with_the_cause() {
     server.stop();
 }
 
+/// A registry that accepts and never answers; the engine speaks to it as it
+/// is on this host. Its image's name.
+pub(crate) fn silent_registry() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let image = format!("{}/silent:1", listener.local_addr().expect("address"));
+    (listener, image)
+}
+
+#[test]
+fn a_pull_has_an_end() {
+    let Some(server) = Server::start(&[("FN_HOT_PULL_TIMEOUT_MSECS", "1000")]) else { return };
+    let (_registry, image) = silent_registry();
+    let id = server.function_of("silent", &image, json!({}));
+    let begun = Instant::now();
+    let answer = server.call(&id, &[], b"");
+    assert_eq!(answer.status, 504, "{answer:?}");
+    assert!(answer.message().contains("FN_HOT_PULL_TIMEOUT_MSECS") && answer.message().contains(&image), "{}", answer.message());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    server.stop();
+}
+
 /// Every way of a wrong start: status and a word of the reason.
 #[test]
 fn a_wrong_start_is_told_within_the_start_limit() {

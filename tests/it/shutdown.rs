@@ -34,6 +34,57 @@ fn a_call_longer_than_the_drain_is_answered_with_an_error() {
 }
 
 #[test]
+fn a_second_signal_ends_running_calls_at_once() {
+    let Some(mut server) = Server::start(&[("HOB_DRAIN_MSECS", "60000")]) else { return };
+    let echo = server.function("echo", "echo", json!({"timeout": 60}));
+    let mut running = server.begin_call(&echo, &[("X-Sleep-Ms", "50000")]);
+    server.await_queue(&echo, "busy", 1);
+    server.signal(Signal::TERM);
+    wait_until("the first signal's word", 5, || server.log().contains("a second signal ends them").then_some(()));
+    server.signal(Signal::TERM);
+    assert_eq!(http::finish(&mut running).expect("an answer").status, 503);
+    server.gone();
+}
+
+/// Callers on all sides, and the end in the middle: an answer or an error
+/// each, and nothing left.
+#[test]
+fn an_end_under_load_leaves_nobody_without_an_answer() {
+    let Some(mut server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "146800640")]) else { return };
+    let functions = [server.function("a", "echo", json!({})), server.function("b", "echo", json!({})), server.function("c", "echo", json!({}))];
+    let (address, answered) = (server.address, std::sync::atomic::AtomicU32::new(0));
+    let statuses = std::thread::scope(|scope| {
+        let (functions, answered) = (&functions, &answered);
+        let callers: Vec<_> = (0..24)
+            .map(|n| {
+                scope.spawn(move || {
+                    let mut statuses = Vec::new();
+                    loop {
+                        // A connection the server no longer takes is the end of this caller.
+                        let Ok(mut stream) = http::begin(address, "POST", &format!("/invoke/{}", functions[n % 3]), &[("X-Sleep-Ms", "20")], b"mine") else {
+                            break;
+                        };
+                        let Ok(answer) = http::finish(&mut stream) else { break };
+                        assert!(answer.status != 200 || answer.text() == "mine", "{answer:?}");
+                        statuses.push(answer.status);
+                        answered.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        if answer.status != 200 {
+                            break;
+                        }
+                    }
+                    statuses
+                })
+            })
+            .collect();
+        wait_until("calls under way", 30, || (answered.load(std::sync::atomic::Ordering::SeqCst) > 50).then_some(()));
+        server.signal(Signal::TERM);
+        callers.into_iter().flat_map(|c| c.join().expect("a caller")).collect::<Vec<_>>()
+    });
+    assert!(statuses.iter().all(|s| [200, 503].contains(s)), "{statuses:?}");
+    server.gone();
+}
+
+#[test]
 fn waiting_callers_are_told_at_once() {
     let Some(mut server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "104857600")]) else { return };
     let echo = server.function("echo", "echo", json!({}));
@@ -65,6 +116,18 @@ fn a_start_under_way_is_called_off() {
     let late = server.function("late", "hostile", json!({"config": {"HOSTILE": "late:20000"}}));
     let mut waiting = server.begin_call(&late, &[]);
     server.await_queue(&late, "starting", 1);
+    server.signal(Signal::TERM);
+    assert_eq!(http::finish(&mut waiting).expect("an answer").status, 503);
+    server.gone();
+}
+
+#[test]
+fn a_pull_under_way_is_called_off() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let (_registry, image) = crate::launch::silent_registry();
+    let id = server.function_of("silent", &image, json!({}));
+    let mut waiting = server.begin_call(&id, &[]);
+    server.await_queue(&id, "starting", 1);
     server.signal(Signal::TERM);
     assert_eq!(http::finish(&mut waiting).expect("an answer").status, 503);
     server.gone();

@@ -9,6 +9,7 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::{BODY_ROOM, ClientError, Conn, Idle, Inbox, Phase, fill};
 use crate::http1::{BodyFraming, ChunkedDecoder};
+use crate::pool::Stop;
 
 /// A response's body. Read to its end, the connection is kept for the next
 /// request where that is possible; dropped earlier, it is closed.
@@ -23,6 +24,7 @@ pub struct BodyReader {
     idle_within: Option<Duration>,
     /// Where the connection goes afterwards, if it may live on.
     home: Option<Arc<Idle>>,
+    stop: Option<Arc<Stop>>,
 }
 
 /// What is still to come after the `ready` bytes.
@@ -52,14 +54,21 @@ impl Interrupter {
 }
 
 impl BodyReader {
-    pub(super) fn new(conn: Conn, inbox: Inbox, framing: BodyFraming, idle_within: Option<Duration>, home: Option<Arc<Idle>>) -> BodyReader {
+    pub(super) fn new(
+        conn: Conn,
+        inbox: Inbox,
+        framing: BodyFraming,
+        idle_within: Option<Duration>,
+        home: Option<Arc<Idle>>,
+        stop: Option<Arc<Stop>>,
+    ) -> BodyReader {
         let left = match framing {
             BodyFraming::None => Left::Length(0),
             BodyFraming::Length(n) => Left::Length(n),
             BodyFraming::Chunked => Left::Chunks(ChunkedDecoder::new()),
             BodyFraming::UntilClose => Left::UntilClose,
         };
-        BodyReader { conn: Some(Arc::new(conn)), inbox, ready: 0, left, idle_within, home }
+        BodyReader { conn: Some(Arc::new(conn)), inbox, ready: 0, left, idle_within, home, stop }
     }
 
     /// A handle for other threads to end the reading. A connection that
@@ -121,7 +130,7 @@ impl BodyReader {
     fn receive(&mut self) -> Result<(), ClientError> {
         let Some(conn) = &self.conn else { return Err(ClientError::Closed { phase: Phase::Body }) };
         let until = self.idle_within.map(|within| (Instant::now() + within, within));
-        let got = fill(&conn.fd, &mut self.inbox, BODY_ROOM, Phase::Body, until);
+        let got = fill(&conn.fd, &mut self.inbox, BODY_ROOM, Phase::Body, until, self.stop.as_deref());
         if conn.interrupted.load(Ordering::SeqCst) {
             return Err(ClientError::Interrupted { phase: Phase::Body });
         }

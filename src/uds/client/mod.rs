@@ -4,7 +4,7 @@
 //! Owns: connecting, a few kept-alive connections, request and response on
 //! the wire, deadlines. Called by: `docker`, `edge` (forward). Blocks on: poll
 //! of its socket, each phase with a deadline of its own; a body's reader can
-//! be woken by its `Interrupter`. Does not: follow redirects, decode content,
+//! be woken by its `Interrupter`, everything by a `Stop`. Does not: follow redirects, decode content,
 //! speak TLS, know what it asks for.
 
 mod body;
@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use super::net::{Inbox, Peek, dial, pause, peek, send_two};
 use crate::http1::{self, BodyFraming, fields};
-use crate::pool::{Woke, wait_for};
+use crate::pool::{Stop, Woke, wait_for};
 
 pub use body::{BodyReader, Interrupter};
 pub use error::{ClientError, Phase};
@@ -46,6 +46,8 @@ const BODY_ROOM: usize = 64 * 1024;
 pub struct Client {
     path: PathBuf,
     idle: Arc<Idle>,
+    /// Ends every wait for a response.
+    stop: Option<Arc<Stop>>,
 }
 
 /// Connections between requests.
@@ -134,7 +136,13 @@ pub struct Response {
 impl Client {
     /// A client of the server at `path`; connects when first asked to send.
     pub fn new(path: impl Into<PathBuf>, max_idle: usize) -> Client {
-        Client { path: path.into(), idle: Arc::new(Idle { max: max_idle, connections: Mutex::new(Vec::new()) }) }
+        Client { path: path.into(), idle: Arc::new(Idle { max: max_idle, connections: Mutex::new(Vec::new()) }), stop: None }
+    }
+
+    /// Once `stop` has fired, every wait for a response, of now and later,
+    /// ends with `Interrupted`.
+    pub fn stopped_by(self, stop: Arc<Stop>) -> Client {
+        Client { stop: Some(stop), ..self }
     }
 
     /// The server's socket.
@@ -205,7 +213,7 @@ impl Client {
                 return Ok(self.response(fd, head, inbox, whole, request.idle_within));
             }
             let begun = !inbox.is_empty() || interim > 0;
-            match fill(&fd, &mut inbox, ROOM, Phase::Head, Some((until, limit))) {
+            match fill(&fd, &mut inbox, ROOM, Phase::Head, Some((until, limit)), self.stop.as_deref()) {
                 Ok(1..) => {}
                 Ok(0) | Err(ClientError::Closed { .. }) if begun => return Err(ClientError::Malformed { what: "the response's head is cut short" }),
                 Ok(0) => return Err(ClientError::Closed { phase: Phase::Head }),
@@ -222,7 +230,7 @@ impl Client {
             head: head.bytes,
             fields: head.fields,
             framing: head.framing,
-            body: BodyReader::new(conn, inbox, head.framing, idle_within, home),
+            body: BodyReader::new(conn, inbox, head.framing, idle_within, home, self.stop.clone()),
         }
     }
 }
@@ -395,7 +403,7 @@ fn send_all(fd: &OwnedFd, mut first: &[u8], mut second: &[u8], silence: Duration
 }
 
 /// Receives into the inbox, waiting until there is something; 0 is the end.
-fn fill(fd: &OwnedFd, inbox: &mut Inbox, room: usize, phase: Phase, until: Option<(Instant, Duration)>) -> Result<usize, ClientError> {
+fn fill(fd: &OwnedFd, inbox: &mut Inbox, room: usize, phase: Phase, until: Option<(Instant, Duration)>, stop: Option<&Stop>) -> Result<usize, ClientError> {
     loop {
         match inbox.fill(fd, room) {
             Ok(n) => return Ok(n),
@@ -403,8 +411,9 @@ fn fill(fd: &OwnedFd, inbox: &mut Inbox, room: usize, phase: Phase, until: Optio
             Err(Errno::CONNRESET | Errno::PIPE) => return Err(ClientError::Closed { phase }),
             Err(e) => return Err(ClientError::Io { phase, source: e.into() }),
         }
-        match wait_for(fd.as_fd(), PollFlags::IN, None, None, until.map(|u| u.0)) {
+        match wait_for(fd.as_fd(), PollFlags::IN, None, stop, until.map(|u| u.0)) {
             Ok(Woke::Ready) => {}
+            Ok(Woke::Stop) => return Err(ClientError::Interrupted { phase }),
             Ok(_) => return Err(ClientError::Timeout { phase, limit: until.map_or(Duration::ZERO, |u| u.1) }),
             Err(source) => return Err(ClientError::Io { phase, source }),
         }

@@ -48,6 +48,13 @@ pub(crate) fn pid(container: &Value) -> u64 {
     ask("GET", &format!("/containers/{id}/json"), &[]).expect("the engine inspects").json()["State"]["Pid"].as_u64().expect("pid")
 }
 
+/// Ends a container behind the server's back.
+pub(crate) fn kill(container: &Value) {
+    let id = container["Id"].as_str().expect("id");
+    let response = ask("POST", &format!("/containers/{id}/kill"), &[]).expect("the engine kills");
+    assert_eq!(response.status, 204, "{response:?}");
+}
+
 /// The image of a sample function, built and loaded when it is not there yet.
 pub(crate) fn image(function: &'static str) -> String {
     static IMAGES: [(&str, OnceLock<String>); 3] = [("echo", OnceLock::new()), ("hello", OnceLock::new()), ("hostile", OnceLock::new())];
