@@ -66,11 +66,16 @@ pub(crate) fn verdict(met: bool) -> String {
     if met { "met".to_owned() } else { "**missed**".to_owned() }
 }
 
+/// Of the last minute.
+pub(crate) fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_owned()
+}
+
 /// When, on how many CPUs, how busy: what a reader needs to judge the numbers.
 pub(crate) fn circumstances() -> String {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or("?").to_owned();
+    let load = load_average();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel: String = kernel.trim().chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
     let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() / 86_400);
@@ -93,6 +98,7 @@ fn date(days: u64) -> String {
 
 /// Prints the text; with `--write` also puts it between the markers `bench:NAME`.
 pub(crate) fn publish(name: &str, text: &str, options: Options) -> Result<(), Failure> {
+    let text = &format!("{text}\nLoad average after the run: {}.\n", load_average());
     println!("{text}");
     if options.write {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/PERFORMANCE.md");
