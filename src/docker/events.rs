@@ -61,10 +61,6 @@ fn parse(line: &[u8]) -> Result<(Event, u64), serde_json::Error> {
     Ok((event, at))
 }
 
-/// Looks for the reason of a SIGKILL, and the time between them.
-const OOM_LOOKS: u32 = 5;
-const OOM_PAUSE: Duration = Duration::from_millis(20);
-
 /// The running follower.
 #[derive(Debug)]
 pub(super) struct Events {
@@ -168,28 +164,12 @@ impl Follower {
         match event {
             Event::Oom { id } => self.exits.note_oom(&id),
             Event::Died { id, code } if self.exits.contains(&id) => {
-                let oom = self.exits.is_unexplained(&id, code) && self.was_oom(&id);
+                // The oom event may come after the end, or not at all.
+                let oom = self.exits.is_unexplained(&id, code) && self.engine.inspect_soon(&id).is_ok_and(|state| state.oom_killed);
                 self.exits.ended(&id, code, oom);
             }
             Event::Died { .. } | Event::Other => {}
         }
-    }
-
-    /// The oom event may come after the end, or not at all, and the engine may
-    /// note it a moment after it told the end: asked more than once. Only for
-    /// a SIGKILL that is not ours, which is rare.
-    fn was_oom(&self, id: &str) -> bool {
-        for look in 0..OOM_LOOKS {
-            if look > 0 {
-                self.engine.pause(OOM_PAUSE);
-            }
-            match self.engine.inspect_soon(id) {
-                Ok(state) if state.oom_killed => return true,
-                Ok(_) => {}
-                Err(_) => return false,
-            }
-        }
-        false
     }
 
     /// What ended while nobody listened. Only containers that were known

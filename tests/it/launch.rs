@@ -87,7 +87,7 @@ fn a_link_changed_after_the_start_leads_nowhere() {
     server.stop();
 }
 
-/// The engine may learn of the cause after it told the end: asked until it knows.
+/// Also where the engine did not notice the cause: then as what it looks like.
 #[test]
 fn out_of_memory_is_named_every_time() {
     let Some(server) = Server::start(&[]) else { return };
