@@ -2,7 +2,8 @@
 //!
 //! In each round, in turn: hob; the engine's API asked for the same container
 //! by the shortest way (create, start, wait for the socket, call); and `docker
-//! run`. The second is the floor: nothing that uses the engine can be faster.
+//! run`. For one call the second is the floor. For a burst it is not: it starts all
+//! at once, while hob holds back what exceeds its start lanes.
 //!
 //! `cargo bench --bench cold -- [--quick | --full] [--write]`
 
@@ -58,7 +59,7 @@ fn main() -> Result<(), Failure> {
         hob.terminate()?;
     }
     let over = |a: &[f64], b: &[f64]| median(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
-    let mut table = Table::new(&["what", "hob", "bare API (floor)", "docker run", "hob over floor", "promise", ""]);
+    let mut table = Table::new(&["what", "hob", "bare API", "docker run", "hob over bare API", "promise", ""]);
     let extra = over(&one[0], &one[1]);
     table.row([
         "one cold call".to_owned(),
@@ -112,29 +113,39 @@ impl Bare {
 
 /// One container by the engine's API, nothing in between.
 fn bare(scratch: &Path, name: &str) -> Result<Bare, Failure> {
+    let launched = launch(scratch, name);
+    let removed = remove(name);
+    let mut bare = launched?;
+    bare.remove = removed?;
+    Ok(bare)
+}
+
+fn container(name: &str) -> String {
+    format!("/v1.41/containers/hob-bench-{}-{name}", std::process::id())
+}
+
+/// Until the first answer; the container stays.
+fn launch(scratch: &Path, name: &str) -> Result<Bare, Failure> {
     let folder = socket_folder(scratch, name)?;
     let mut engine = Connection::new(Address::Unix(ENGINE.into()));
     engine.connect().map_err(|e| format!("{ENGINE}: {e}"))?;
     let asked = Instant::now();
-    let container = format!("hob-bench-{}-{name}", std::process::id());
-    post(&mut engine, &format!("/v1.41/containers/create?name={container}"), &body(&folder), 201)?;
+    let create = format!("/v1.41/containers/create?name=hob-bench-{}-{name}", std::process::id());
+    post(&mut engine, &create, &body(&folder), 201)?;
     let created = Instant::now();
-    post(&mut engine, &format!("/v1.41/containers/{container}/start"), &Value::Null, 204)?;
+    post(&mut engine, &format!("{}/start", container(name)), &Value::Null, 204)?;
     let started = Instant::now();
-    let called = first_call(&folder);
-    let answered = Instant::now();
-    let removed = engine.ask(&request("DELETE", &format!("/v1.41/containers/{container}?force=true&v=true"), &[], b""))?.status;
-    let done = Instant::now();
-    called?;
-    if removed != 204 {
-        return Err(format!("removing {container}: {removed}").into());
-    }
-    Ok(Bare {
-        create: (created - asked).as_secs_f64(),
-        start: (started - created).as_secs_f64(),
-        ready: (answered - started).as_secs_f64(),
-        remove: (done - answered).as_secs_f64(),
-    })
+    first_call(&folder)?;
+    let (create, start, ready) = ((created - asked).as_secs_f64(), (started - created).as_secs_f64(), started.elapsed().as_secs_f64());
+    Ok(Bare { create, start, ready, remove: 0.0 })
+}
+
+/// How long it took, in seconds.
+fn remove(name: &str) -> Result<f64, Failure> {
+    let asked = Instant::now();
+    let mut engine = Connection::new(Address::Unix(ENGINE.into()));
+    let status = engine.ask(&request("DELETE", &format!("{}?force=true&v=true", container(name)), &[], b""))?.status;
+    if status == 204 { Ok(asked.elapsed().as_secs_f64()) } else { Err(format!("removing {name}: {status}").into()) }
 }
 
 fn post(engine: &mut Connection, target: &str, body: &Value, expected: u16) -> Result<(), Failure> {
@@ -143,7 +154,7 @@ fn post(engine: &mut Connection, target: &str, body: &Value, expected: u16) -> R
     if answer.status == expected { Ok(()) } else { Err(format!("{target}: {} {}", answer.status, String::from_utf8_lossy(answer.body)).into()) }
 }
 
-/// The container hob asks for, option by option.
+/// What hob asks for, but its labels, swappiness and the function's own variables.
 fn body(folder: &Path) -> Value {
     let memory = FUNCTION_MIB << 20;
     json!({
@@ -154,7 +165,10 @@ fn body(folder: &Path) -> Value {
             "Binds": [format!("{}:/tmp/iofs", folder.display())],
             "Memory": memory, "MemorySwap": memory, "PidsLimit": 50, "ReadonlyRootfs": true, "Init": true,
             "Tmpfs": {"/tmp": ""}, "LogConfig": {"Type": "none"}, "CapDrop": ["all"], "SecurityOpt": ["no-new-privileges"],
-            "Ulimits": [{"Name": "nofile", "Soft": 350, "Hard": 350}],
+            "Ulimits": [
+                {"Name": "nofile", "Soft": 350, "Hard": 350}, {"Name": "memlock", "Soft": 65536, "Hard": 65536},
+                {"Name": "sigpending", "Soft": 5000, "Hard": 5000}, {"Name": "msgqueue", "Soft": 819_200, "Hard": 819_200},
+            ],
         },
     })
 }
@@ -187,7 +201,11 @@ fn bare_together(scratch: &Path, name: &str) -> Result<f64, Failure> {
             let (barrier, scratch, name) = (barrier.clone(), scratch.to_owned(), format!("{name}-{i}"));
             std::thread::spawn(move || {
                 barrier.wait();
-                bare(&scratch, &name).map(|b| b.total()).map_err(|e| e.to_string())
+                let launched = launch(&scratch, &name);
+                // No removal competes with a start that is still measured.
+                barrier.wait();
+                let removed = remove(&name);
+                launched.and_then(|b| removed.map(|_| b.total())).map_err(|e| e.to_string())
             })
         })
         .collect();
