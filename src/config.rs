@@ -96,6 +96,7 @@ settings! {
     DOCKER_HOST Kind::Text, "unix:///var/run/docker.sock", "the engine's address, unix:///path or tcp://host:port";
     DOCKER_CONFIG Kind::Text, "", "folder of docker's config.json with registry credentials; empty = .docker in the home folder";
     FN_DOCKER_AUTH Kind::Text, "", "registry credentials, the text of a docker config.json; wins over the files";
+    HOB_ENGINE_STARTS Kind::Count, "0", "starts the engine works on at the same time: more only make each slower; 0 = as many as CPUs, at least 2";
     HOB_START_LANES Kind::Count, "8", "container starts under way at the same time";
     HOB_STOP_LANES Kind::Count, "8", "container removals under way at the same time";
     HOB_DRAIN_MSECS Kind::Millis, "5000", "at SIGTERM running calls may take this long; a second signal ends them at once";
@@ -161,6 +162,8 @@ pub struct DockerConfig {
     pub label_tag: Option<String>,
     pub networks: Vec<String>,
     pub load_file: Option<PathBuf>,
+    /// Starts at once, at least 1.
+    pub parallel_starts: usize,
     /// Registry credentials as text; wins over `auth_files`.
     pub auth: Option<String>,
     /// Where registry credentials may lie, the first that parses is taken.
@@ -291,6 +294,10 @@ impl Raw {
             label_tag: self.optional("FN_CONTAINER_LABEL_TAG"),
             networks: self.text("FN_DOCKER_NETWORKS").split([' ', '\t', ',']).filter(|s| !s.is_empty()).map(str::to_owned).collect(),
             load_file: self.optional("FN_DOCKER_LOAD_FILE").map(PathBuf::from),
+            parallel_starts: match self.size("HOB_ENGINE_STARTS") {
+                0 => std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
+                n => n,
+            },
             auth: self.optional("FN_DOCKER_AUTH"),
             auth_files: self.auth_files(),
         }

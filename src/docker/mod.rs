@@ -45,7 +45,7 @@ use crate::call::LaunchError;
 use crate::config::DockerConfig;
 use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
 use crate::model::Id;
-use crate::pool::{SpawnError, Thread, spawn};
+use crate::pool::{Permits, SpawnError, Thread, spawn};
 use containers::{Listed, State, passing};
 use create::{Host, Plan, iofs_source};
 use discard::{Discard, Discarder};
@@ -118,6 +118,9 @@ struct Shared {
     images: Images,
     exits: Arc<Exits>,
     networks: Networks,
+    /// Starting is the engine's CPU time (namespaces, cgroups, runtime): beyond
+    /// its CPUs more at once only bring the first one up later.
+    starting: Permits,
     config: DockerConfig,
     identity: Identity,
     /// The engine's view of `identity.iofs`, where it differs.
@@ -197,6 +200,7 @@ impl Docker {
             images,
             exits: exits.clone(),
             networks: Networks::new(config.networks.clone()),
+            starting: Permits::new(config.parallel_starts),
             config: config.clone(),
             identity: identity.clone(),
             engine_iofs,
@@ -329,7 +333,10 @@ impl Driver for Docker {
         // Registered before it runs, so that no end goes unseen.
         shared.exits.register(&engine_id, exit);
         let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
+        let busy = || LaunchError::Engine { step: "start", text: "other starts took all its time".to_owned() };
+        let permit = shared.starting.take(until).ok_or_else(busy)?;
         shared.engine.start(&engine_id, left(until)).map_err(|e| launch_error(&e))?;
+        drop(permit);
         let started = Instant::now();
         let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;
         unfinished.done = true;

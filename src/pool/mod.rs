@@ -9,6 +9,7 @@
 mod gate;
 pub mod host;
 mod lane;
+mod permits;
 #[cfg(test)]
 pub(crate) mod schedules;
 mod spawn;
@@ -21,6 +22,7 @@ mod workers;
 
 pub use gate::{Gate, Session};
 pub use lane::Lane;
+pub use permits::{Permit, Permits};
 pub use spawn::{SpawnError, Thread, spawn};
 pub use tokens::{Need, Notify, Place, Token, Tokens, Usage};
 pub use wait::{Stop, Woke, wait_for};
