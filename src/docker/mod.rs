@@ -335,6 +335,9 @@ impl Driver for Docker {
         let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
         let busy = || LaunchError::Engine { step: "start", text: "other starts took all its time".to_owned() };
         let permit = shared.starting.take(until).ok_or_else(busy)?;
+        if shared.engine.call_off.fired() {
+            return Err(LaunchError::CalledOff { why: "the server is shutting down" });
+        }
         shared.engine.start(&engine_id, left(until)).map_err(|e| launch_error(&e))?;
         drop(permit);
         let started = Instant::now();

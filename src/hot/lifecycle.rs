@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::container::{Boot, Container, Pulse};
+use super::plan::still_wanted;
 use super::queue::SlotQueue;
 use super::slots::Idle;
 use super::state::State;
@@ -27,8 +28,8 @@ pub(super) fn start(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token) 
     let needed = queue.with(|inner| {
         inner.slots.queued -= 1;
         // Others may have served the callers while this job stood in the lane.
-        let short_of_min = !inner.retired && inner.slots.live() + inner.slots.starting < queue.spec.limits.min_instances;
-        let needed = !inner.closing && (short_of_min || inner.slots.waiting() > inner.slots.starting);
+        let now = Instant::now();
+        let needed = still_wanted(&inner.view(&queue.spec, None, now), inner.slots.starting, now);
         inner.slots.starting += usize::from(needed);
         needed
     });

@@ -356,7 +356,7 @@ impl Hot {
 const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// What a start under way gets to end by itself at shutdown.
-const START_GRACE: Duration = Duration::from_secs(2);
+const START_GRACE: Duration = Duration::from_secs(4);
 
 impl Shared {
     /// Waits until the launcher is at its end. Each tells so on its way out.

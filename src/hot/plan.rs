@@ -62,7 +62,7 @@ pub(super) struct Plan {
 }
 
 /// A line shorter than this is not worth a container.
-const SHORT_WAIT: Duration = Duration::from_millis(5);
+const SHORT_WAIT: Duration = Duration::from_millis(10);
 
 pub(super) fn plan(view: &View, now: Instant) -> Plan {
     let mut plan = Plan { ring_above: usize::MAX, ..Plan::default() };
@@ -98,7 +98,7 @@ pub(super) fn plan(view: &View, now: Instant) -> Plan {
         // Its finish need not ring: look at it when it would be due at the earliest.
         wake_at(&mut plan, now + view.freeze_after.unwrap_or(view.idle_timeout).clamp(Duration::from_millis(20), view.idle_timeout));
     }
-    let standing = view.waiting_since.is_some_and(|since| now.saturating_duration_since(since) >= view.start_cost);
+    let standing = is_standing(view, now);
     let need = needed(view, view.waiting, standing);
     let live = view.busy + view.freezing + view.idle.len() - plan.expire.len();
     let short_of_min = min.saturating_sub(live);
@@ -118,6 +118,19 @@ pub(super) fn plan(view: &View, now: Instant) -> Plan {
         wake_at(&mut plan, now + view.start_cost);
     }
     plan
+}
+
+/// Whether a start that stood in the lane is still called for, when `under_way`
+/// others have begun.
+pub(super) fn still_wanted(view: &View, under_way: usize, now: Instant) -> bool {
+    let live = view.busy + view.freezing + view.idle.len();
+    let min = if view.retired { 0 } else { view.min };
+    !view.closing && needed(view, view.waiting, is_standing(view, now)).max(min.saturating_sub(live)) > under_way
+}
+
+/// The line has been there for as long as a start takes.
+fn is_standing(view: &View, now: Instant) -> bool {
+    view.waiting_since.is_some_and(|since| now.saturating_duration_since(since) >= view.start_cost)
 }
 
 fn wake_at(plan: &mut Plan, at: Instant) {
@@ -146,6 +159,10 @@ fn needed(view: &View, waiting: usize, standing: bool) -> usize {
     let each = (target / service).max(1.0);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
     let containers = (uncovered as f64 / each).ceil() as usize;
+    if view.service.is_some_and(|s| s < SHORT_WAIT) {
+        // Quick calls: more containers share the same CPUs, so feel the way.
+        return containers.clamp(1, (live / 2).max(1));
+    }
     containers.max(1)
 }
 

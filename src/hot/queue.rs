@@ -298,7 +298,12 @@ impl Inner {
         self.calls += 1;
         self.service = Some(match self.service {
             None => took,
-            Some(mean) => (mean * 7 + took) / 8,
+            // The plain mean of the first 64, then weighted: one stalled call
+            // of a quick function must not look like a slow function.
+            Some(mean) => {
+                let weight = u32::try_from(self.calls.min(64)).unwrap_or(64);
+                (mean * (weight - 1) + took) / weight
+            }
         });
     }
 
