@@ -45,7 +45,7 @@ use crate::call::LaunchError;
 use crate::config::DockerConfig;
 use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
 use crate::model::Id;
-use crate::pool::{Permits, SpawnError, Thread, spawn};
+use crate::pool::{Permit, Permits, SpawnError, Thread, spawn};
 use containers::{Listed, State, passing};
 use create::{Host, Plan, iofs_source};
 use discard::{Discard, Discarder};
@@ -254,19 +254,29 @@ impl Docker {
 
     /// Create, where the image may have gone since it was last seen. Also
     /// returns until when the start must be done.
-    fn create_with_image(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<(String, Instant), LaunchError> {
+    fn create_with_image(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<Created<'_>, LaunchError> {
         let images = &self.shared.images;
         images.ensure(&spec.image, budget.pull_until)?;
-        let until = Instant::now() + budget.start_within;
-        match self.create(spec, until) {
+        match self.create_in_turn(spec, budget)? {
             Err(EngineOrIofs::Engine(error)) if error.is_gone() && error.message().contains("No such image") => {
                 images.forget(&spec.image);
                 images.ensure(&spec.image, budget.pull_until)?;
-                let until = Instant::now() + budget.start_within;
-                self.create(spec, until).map(|id| (id, until)).map_err(EngineOrIofs::launch_error)
+                self.create_in_turn(spec, budget)?.map_err(EngineOrIofs::launch_error)
             }
-            done => done.map(|id| (id, until)).map_err(EngineOrIofs::launch_error),
+            done => done.map_err(EngineOrIofs::launch_error),
         }
+    }
+
+    /// Creates when it is this start's turn; the turn lasts until the permit
+    /// is dropped. A pull never has one.
+    fn create_in_turn(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<Result<Created<'_>, EngineOrIofs>, LaunchError> {
+        let until = Instant::now() + budget.start_within;
+        let busy = || LaunchError::Engine { step: "start", text: "other starts took all its time".to_owned() };
+        let permit = self.shared.starting.take(until).ok_or_else(busy)?;
+        if self.shared.engine.call_off.fired() {
+            return Err(LaunchError::CalledOff { why: "the server is shutting down" });
+        }
+        Ok(self.create(spec, until).map(|engine_id| Created { engine_id, until, permit }))
     }
 
     fn freezer(&self, engine_id: &str, state: &State) -> Option<Freezer> {
@@ -278,6 +288,13 @@ impl Docker {
             }
         }
     }
+}
+
+/// A container that was created, not started.
+struct Created<'d> {
+    engine_id: String,
+    until: Instant,
+    permit: Permit<'d>,
 }
 
 /// Either way a create can fail.
@@ -328,16 +345,11 @@ impl Driver for Docker {
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
         let shared = &*self.shared;
         let begun = Instant::now();
-        let (engine_id, until) = self.create_with_image(spec, budget).inspect_err(|_| shared.networks.release(&spec.id))?;
+        let Created { engine_id, until, permit } = self.create_with_image(spec, budget).inspect_err(|_| shared.networks.release(&spec.id))?;
         let created = Instant::now();
         // Registered before it runs, so that no end goes unseen.
         shared.exits.register(&engine_id, exit);
         let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
-        let busy = || LaunchError::Engine { step: "start", text: "other starts took all its time".to_owned() };
-        let permit = shared.starting.take(until).ok_or_else(busy)?;
-        if shared.engine.call_off.fired() {
-            return Err(LaunchError::CalledOff { why: "the server is shutting down" });
-        }
         shared.engine.start(&engine_id, left(until)).map_err(|e| launch_error(&e))?;
         drop(permit);
         let started = Instant::now();
