@@ -92,11 +92,9 @@ impl Agent {
 
     /// The execution limit runs from here, thaw included (spec agent §1.5).
     fn exchange(&self, call: &Call, lease: &mut Lease, caller: &mut dyn Caller, started: Instant) -> Result<(Result<(), CallError>, Fate), CallError> {
-        let dead = |cause: String| CallError::NoAnswer { cause, exit: None };
         if lease.is_dead() {
-            return Err(dead("the container had ended before the call".to_owned()));
+            return Err(CallError::NoAnswer { cause: "the container had ended before the call".to_owned(), exit: None });
         }
-        lease.thaw().map_err(dead)?;
         let timeout = Duration::from_secs(u64::from(call.spec.timeout_s));
         let deadline_wall = Timestamp(Timestamp::now().0 + i64::from(call.spec.timeout_s) * 1000);
         let request = FnRequest { call_id: &call.id, fields: &call.fields, body: &call.body, deadline: started + timeout, deadline_wall, timeout };

@@ -51,16 +51,10 @@ impl Lease {
 
     /// Runs it again if it is frozen. In the caller's own thread: with the
     /// freezer in our hands this is one write.
-    ///
-    /// # Errors
-    /// The driver's text; the lease should then be dropped.
-    pub fn thaw(&mut self) -> Result<(), String> {
-        if !self.frozen {
-            return Ok(());
-        }
+    fn thaw(&mut self) -> Result<(), CallError> {
         let driver = self.shared.driver.clone();
         let container = self.held();
-        driver.thaw(&container.instance).map_err(|e| e.to_string())?;
+        driver.thaw(&container.instance).map_err(|e| CallError::NoAnswer { cause: e.to_string(), exit: None })?;
         container.pulse.become_(State::Busy);
         Ok(())
     }
@@ -70,7 +64,13 @@ impl Lease {
         self.container.as_ref().is_none_or(|c| c.pulse.exit().is_some())
     }
 
-    /// Sends the call and delivers its answer to `caller`.
+    /// Thaws a frozen container, sends the call and delivers its answer to
+    /// `caller`.
+    ///
+    /// Through our own freezer the request is sent first: the function then
+    /// wakes once, with its request there, instead of once to wait on and once
+    /// more to read. Such a thaw fails only when the cgroup is gone and with it
+    /// every process that could have read the request.
     ///
     /// # Errors
     /// When the call could not be sent: the function was asked nothing, so
@@ -82,9 +82,15 @@ impl Lease {
         limits: &Limits,
         stop: &Stop,
     ) -> Result<(Result<(), CallError>, Fate), CallError> {
-        let socket = &mut self.held().socket;
-        let sent = socket.send(request, stop)?;
-        Ok(socket.receive(sent, request, caller, limits, stop))
+        let thaw_last = self.frozen && self.held().instance.freezer.is_some();
+        if self.frozen && !thaw_last {
+            self.thaw()?;
+        }
+        let sent = self.held().socket.send(request, stop)?;
+        if thaw_last {
+            self.thaw()?;
+        }
+        Ok(self.held().socket.receive(sent, request, caller, limits, stop))
     }
 
     /// Why the container ended, if the driver says so within a moment.
