@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::call::{Call, CallError, Caller};
+use crate::call::{Call, CallError, Caller, Moment};
 use crate::config::Config;
 use crate::hot::{Hot, Lease};
 use crate::metrics::CALLS;
@@ -92,6 +92,7 @@ impl Agent {
 
     /// The execution limit runs from here, thaw included (spec agent §1.5).
     fn exchange(&self, call: &Call, lease: &mut Lease, caller: &mut dyn Caller, started: Instant) -> Result<(Result<(), CallError>, Fate), CallError> {
+        caller.passed(Moment::Acquired(lease.origin()));
         if lease.is_dead() {
             return Err(CallError::NoAnswer { cause: "the container had ended before the call".to_owned(), exit: None });
         }

@@ -63,6 +63,42 @@ pub struct AnswerHead<'a> {
     pub fields: &'a [(&'a str, &'a [u8])],
 }
 
+/// What has just happened to a call, for whoever accounts for its time. Each
+/// may come again when the call is sent to another container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// A container is in the call's hands.
+    Acquired(Origin),
+    /// The container runs again after a freeze.
+    Thawed,
+    /// The request's head, and as much of its body as fits, is in the socket.
+    Sent,
+}
+
+/// Where the container of a call came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It stood idle.
+    Idle,
+    /// It stood idle and frozen.
+    Frozen,
+    /// Every container was busy: the call before this one handed it over.
+    HandedOver,
+    /// It was started while the call waited.
+    Started(Startup),
+}
+
+/// The steps of a container's start, as points in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Startup {
+    /// A start lane took it up.
+    pub begun: Instant,
+    /// The driver has it running: image, create and start are done.
+    pub running: Instant,
+    /// Its function listens and the first connection is made.
+    pub up: Instant,
+}
+
 /// The client is gone: nothing written to it can arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientGone;
@@ -80,6 +116,8 @@ pub trait Caller {
     fn data(&mut self, bytes: &[u8]) -> Result<(), ClientGone>;
     /// The long answer is complete.
     fn end(&mut self) -> Result<(), ClientGone>;
+    /// A phase of the call has just ended. For receipts; costs nothing to ignore.
+    fn passed(&mut self, _moment: Moment) {}
     /// The socket to poll for "gone" (HUP, ERR) while the function works.
     fn socket(&self) -> Option<BorrowedFd<'_>>;
     /// Ask to be told once, from another thread, when the client is gone. Used

@@ -69,6 +69,7 @@ settings! {
     HOB_MAX_WAIT_MSECS Kind::Millis, "30000", "a call waits at most this long for a container, then 503";
     HOB_MAX_QUEUED Kind::Count, "1000", "calls of one function waiting at the same time; beyond it 503";
     HOB_MAX_QUEUED_NODE Kind::Count, "5000", "calls of all functions waiting at the same time; beyond it 503";
+    HOB_SERVER_TIMING Kind::Switch, "false", "every call's answer says in Server-Timing where its time went; else those asked with Fn-Timing: 1";
     FN_ENABLE_NB_RESOURCE_TRACKER Kind::Switch, "false", "answer 503 at once instead of waiting for memory or CPU";
     FN_FREEZE_IDLE_MSECS Kind::Millis, "50", "freeze a container idle for this long; 0 = at once, negative = never";
     FN_HOT_LAUNCHER_TIMEOUT_MSECS Kind::Millis, "3600000", "a function's queue and launcher thread end after this long without work";
@@ -121,6 +122,7 @@ pub struct Config {
     pub keep_alive_timeout: Duration,
     pub max_connections: usize,
     pub max_active: usize,
+    pub server_timing: bool,
     pub max_wait: Option<Duration>,
     pub max_queued: usize,
     pub max_queued_node: usize,
@@ -253,6 +255,7 @@ impl Raw {
             keep_alive_timeout: self.seconds("FN_HTTP_IDLE_TIMEOUT", 60),
             max_connections: self.size("HOB_MAX_CONNECTIONS").max(1),
             max_active: self.size("HOB_MAX_ACTIVE").max(1),
+            server_timing: self.switch("HOB_SERVER_TIMING"),
             max_wait: self.millis("HOB_MAX_WAIT_MSECS"),
             max_queued: self.size("HOB_MAX_QUEUED"),
             max_queued_node: self.size("HOB_MAX_QUEUED_NODE"),

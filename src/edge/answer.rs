@@ -3,12 +3,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::poll::Poller;
+use super::receipt::Receipt;
 use super::reply::{Long, Reply};
 use super::sock::Sock;
 use super::triggers;
-use crate::call::{AnswerHead, CallError, Caller, ClientGone, WatchGuard};
+use crate::call::{AnswerHead, CallError, Caller, ClientGone, Moment, WatchGuard};
 use crate::model::Id;
 use crate::respond::{Answer, call_answer};
 
@@ -54,11 +56,13 @@ pub(super) struct ClientSide<'a> {
     id: Id,
     door: Door,
     state: State,
+    /// Asked for: where the call's time went.
+    pub(super) receipt: Option<Receipt>,
 }
 
 impl<'a> ClientSide<'a> {
     pub(super) fn new(reply: Reply<'a>, sock: &'a Arc<Sock>, poller: &'a Arc<Poller>, conn: u64, id: Id, door: Door) -> ClientSide<'a> {
-        ClientSide { reply, sock, poller, conn, id, door, state: State::Fresh }
+        ClientSide { reply, sock, poller, conn, id, door, state: State::Fresh, receipt: None }
     }
 
     pub(super) fn outcome(&self) -> Outcome {
@@ -78,7 +82,8 @@ impl<'a> ClientSide<'a> {
     }
 
     fn message(&mut self, answer: &Answer, id: Option<Id>) -> Result<(), ClientGone> {
-        let sent = self.reply.message(answer, id.as_ref());
+        let timing = self.receipt.as_ref().map(|receipt| receipt.text(Instant::now()));
+        let sent = self.reply.message_of_call(answer, id.as_ref(), timing.as_deref());
         self.settle(sent, State::Done)
     }
 
@@ -112,6 +117,9 @@ impl<'a> ClientSide<'a> {
             Door::Trigger => triggers::fields(head).for_each(|(name, value)| put(name, value)),
         }
         self.reply.call_id(&self.id);
+        if let Some(receipt) = &self.receipt {
+            self.reply.field("Server-Timing", receipt.text(Instant::now()).as_bytes());
+        }
         self.reply.own_fields(has_date, has_server);
         Ok(status)
     }
@@ -169,6 +177,12 @@ impl Caller for ClientSide<'_> {
             }
             State::Replaced => self.settle(Ok(()), State::Replaced),
             State::Fresh | State::Done | State::Lost => Err(ClientGone),
+        }
+    }
+
+    fn passed(&mut self, moment: Moment) {
+        if let Some(receipt) = &mut self.receipt {
+            receipt.pass(moment, Instant::now());
         }
     }
 

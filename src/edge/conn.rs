@@ -9,6 +9,7 @@ use super::answer::{ClientSide, Door, Outcome};
 use super::body::{BodyError, BodyLimits, Source, consume};
 use super::forward::Forwarder;
 use super::poll::{Parking, Poller};
+use super::receipt::Receipt;
 use super::reply::{DateCache, Reply};
 use super::request::{Action, Refusal, Request};
 use super::sock::{Got, Sock};
@@ -140,6 +141,8 @@ pub(super) struct Limits {
     pub(super) head_time: Duration,
     pub(super) keep_alive: Duration,
     pub(super) patience: Duration,
+    /// Every call's answer says where its time went.
+    pub(super) timed: bool,
 }
 
 enum Step {
@@ -257,8 +260,8 @@ fn exchange(shared: &Shared, conn: &Conn, request: Request, scratch: &mut Scratc
             EDGE.refused_token.add(1);
             answer_early(&mut reply, &mut source, framing, &Answer::new(401, "the management API needs Authorization: Bearer <HOB_API_TOKEN>"))
         }
-        Action::Call { door, spec, fields } => match take_body(shared, &mut reply, &mut source, framing, expects) {
-            Some(body) => call(shared, conn, reply, door, Call { id: Id::new(), spec, fields, body, accepted }),
+        Action::Call { door, spec, fields, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
+            Some(body) => call(shared, conn, reply, door, timed, Call { id: Id::new(), spec, fields, body, accepted }),
             None => false,
         },
         Action::Forward(head) => match take_body(shared, &mut reply, &mut source, framing, expects) {
@@ -325,8 +328,11 @@ fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, fr
 
 /// Runs a call. INVARIANT: its client gets exactly one answer, or sees the
 /// connection cut.
-fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, door: Door, call: Call) -> bool {
+fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, door: Door, timed: bool, call: Call) -> bool {
     let mut client = ClientSide::new(reply, &conn.sock, &shared.poller, conn.id, call.id, door);
+    if timed || shared.limits.timed {
+        client.receipt = Some(Receipt::new(call.accepted, Instant::now()));
+    }
     let result = match catch_unwind(AssertUnwindSafe(|| shared.calls.submit(&call, &mut client))) {
         Ok(result) => result,
         Err(_) => {

@@ -43,6 +43,7 @@ fn is_ours(name: &str) -> bool {
     let candidate = match name.len() {
         4 => "host",
         6 => "expect",
+        9 => "fn-timing",
         10 => "fn-call-id",
         11 => "fn-deadline",
         14 => "content-length",

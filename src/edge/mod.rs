@@ -28,6 +28,7 @@ mod conn;
 mod fields;
 mod forward;
 mod poll;
+mod receipt;
 mod reply;
 mod request;
 mod route;
@@ -171,6 +172,7 @@ impl Edge {
                 head_time: config.head_read_timeout,
                 keep_alive: config.keep_alive_timeout,
                 patience: config.write_timeout,
+                timed: config.server_timing,
             },
             body: BodyLimits { max: config.max_request_bytes, silence: config.body_idle_timeout, folder: config.data.clone() },
             api_token: config.api_token.clone(),

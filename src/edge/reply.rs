@@ -156,11 +156,19 @@ impl Reply<'_> {
 
     /// A whole answer with a JSON message.
     pub(super) fn message(&mut self, answer: &Answer, call_id: Option<&Id>) -> Result<(), ClientGone> {
+        self.message_of_call(answer, call_id, None)
+    }
+
+    /// The same with a call's account of its time.
+    pub(super) fn message_of_call(&mut self, answer: &Answer, call_id: Option<&Id>, timing: Option<&str>) -> Result<(), ClientGone> {
         let body = answer.json();
         self.status(answer.status);
         self.field("Content-Type", b"application/json; charset=utf-8");
         if let Some(id) = call_id {
             self.call_id(id);
+        }
+        if let Some(timing) = timing {
+            self.field("Server-Timing", timing.as_bytes());
         }
         if let Some(seconds) = answer.retry_after_s {
             self.out.extend_from_slice(b"Retry-After: ");

@@ -35,6 +35,8 @@ pub(super) enum Action {
         door: Door,
         spec: Arc<FnSpec>,
         fields: Vec<u8>,
+        /// `Fn-Timing: 1`: the answer is to say where its time went.
+        timed: bool,
     },
     Forward(ForwardHead),
     /// Known without the body.
@@ -88,7 +90,7 @@ fn invoke(head: &RequestHead<'_>, id: &str, directory: &dyn Directory) -> Action
         Ok(spec) => {
             let mut fields = Vec::with_capacity(head.len);
             invoke_fields(&head.fields, &mut fields);
-            Action::Call { door: Door::Invoke, spec, fields }
+            Action::Call { door: Door::Invoke, spec, fields, timed: timed(head) }
         }
         Err(miss) => Action::Answer(missed(miss)),
     }
@@ -100,10 +102,14 @@ fn trigger(head: &RequestHead<'_>, target: Target<'_>, host: &str, (app, source)
             let mut fields = Vec::with_capacity(head.len + 256);
             let url: &[&str] = if target.authority.is_some() { &[head.target] } else { &["http://", host, target.path_and_query] };
             request_fields(head.method, url, &head.fields, &mut fields);
-            Action::Call { door: Door::Trigger, spec, fields }
+            Action::Call { door: Door::Trigger, spec, fields, timed: timed(head) }
         }
         Err(miss) => Action::Answer(missed(miss)),
     }
+}
+
+fn timed(head: &RequestHead<'_>) -> bool {
+    fields::find(&head.fields, "fn-timing").is_some_and(|field| field.value == b"1")
 }
 
 fn missed(miss: Miss) -> Answer {

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use super::state::{STATES, State};
-use crate::call::Exit;
+use crate::call::{Exit, Startup};
 use crate::driver::{ExitSink, Instance};
 use crate::model::{FnLimits, Id};
 use crate::pool::Token;
@@ -30,6 +30,7 @@ pub(super) struct Container {
     pub(super) pulse: Arc<Pulse>,
     pub(super) token: Token,
     pub(super) calls: u64,
+    pub(super) startup: Startup,
 }
 
 /// What ends the wait for a container's socket.

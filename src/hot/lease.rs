@@ -10,7 +10,7 @@ use super::container::Container;
 use super::lifecycle;
 use super::queue::SlotQueue;
 use super::state::State;
-use crate::call::{CallError, Caller, Exit};
+use crate::call::{CallError, Caller, Exit, Moment, Origin};
 use crate::model::Id;
 use crate::pool::Stop;
 use crate::uds::function::{Fate, FnRequest, Limits};
@@ -22,12 +22,23 @@ pub struct Lease {
     queue: Arc<SlotQueue>,
     container: Option<Box<Container>>,
     frozen: bool,
+    waited: bool,
 }
 
 impl Lease {
-    pub(super) fn new(shared: &Arc<Shared>, queue: Arc<SlotQueue>, container: Box<Container>, frozen: bool) -> Lease {
+    pub(super) fn new(shared: &Arc<Shared>, queue: Arc<SlotQueue>, container: Box<Container>, frozen: bool, waited: bool) -> Lease {
         container.pulse.become_(if frozen { State::Thawing } else { State::Busy });
-        Lease { shared: shared.clone(), queue, container: Some(container), frozen }
+        Lease { shared: shared.clone(), queue, container: Some(container), frozen, waited }
+    }
+
+    /// Where its container came from.
+    pub fn origin(&self) -> Origin {
+        match &self.container {
+            Some(container) if self.waited && container.calls == 0 => Origin::Started(container.startup),
+            _ if self.waited => Origin::HandedOver,
+            _ if self.frozen => Origin::Frozen,
+            _ => Origin::Idle,
+        }
     }
 
     fn held(&mut self) -> &mut Container {
@@ -85,10 +96,13 @@ impl Lease {
         let thaw_last = self.frozen && self.held().instance.freezer.is_some();
         if self.frozen && !thaw_last {
             self.thaw()?;
+            caller.passed(Moment::Thawed);
         }
         let sent = self.held().socket.send(request, stop)?;
+        caller.passed(Moment::Sent);
         if thaw_last {
             self.thaw()?;
+            caller.passed(Moment::Thawed);
         }
         Ok(self.held().socket.receive(sent, request, caller, limits, stop))
     }

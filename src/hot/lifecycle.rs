@@ -13,7 +13,7 @@ use super::slots::Idle;
 use super::state::State;
 use crossbeam_channel::Receiver;
 
-use crate::call::{CallError, LaunchError};
+use crate::call::{CallError, LaunchError, Startup};
 use crate::driver::{ContainerSpec, DriverError, ExitSink, StartBudget};
 use crate::model::Id;
 use crate::pool::Token;
@@ -117,6 +117,7 @@ fn boot(
     };
     let instance = shared.driver.start(&container_spec, &budget, pulse.clone() as Arc<dyn ExitSink>)?;
     pulse.become_(State::Booting);
+    let running = Instant::now();
     let until = Instant::now() + start_timeout;
     let socket = await_socket(shared, &folder, &watch, boot_word, until, start_timeout).and_then(|()| {
         FunctionSocket::open(&folder, until, &shared.boot_stop).map_err(|e| match pulse.exit() {
@@ -128,7 +129,8 @@ fn boot(
     match socket {
         Ok(socket) => {
             pulse.become_(State::Idle);
-            Ok(Box::new(Container { id, instance, socket, _folder: folder, pulse: pulse.clone(), token, calls: 0 }))
+            let startup = Startup { begun, running, up: Instant::now() };
+            Ok(Box::new(Container { id, instance, socket, _folder: folder, pulse: pulse.clone(), token, calls: 0, startup }))
         }
         Err(error) => {
             pulse.become_(State::Stopping);

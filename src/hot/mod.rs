@@ -143,7 +143,7 @@ impl Hot {
             match queue.enter(now, if full { 0 } else { config.max_queued }) {
                 Entry::Ended => continue,
                 Entry::Refused(error) => return Err(error),
-                Entry::Got { container, frozen } => return Ok(Lease::new(&self.shared, queue, container, frozen)),
+                Entry::Got { container, frozen } => return Ok(Lease::new(&self.shared, queue, container, frozen, false)),
                 Entry::Wait(ticket) => {
                     self.shared.waiting.fetch_add(1, Ordering::Relaxed);
                     let result = self.wait(queue, &ticket, caller, now, deadline);
@@ -169,7 +169,7 @@ impl Hot {
         let gone = Arc::new(AtomicBool::new(false));
         loop {
             match ticket.wait(until) {
-                Waited::Served(container) => return Ok(Lease::new(&self.shared, queue, container, false)),
+                Waited::Served(container) => return Ok(Lease::new(&self.shared, queue, container, false, true)),
                 Waited::Failed(error) => return Err(error),
                 Waited::Deadline => {}
             }
