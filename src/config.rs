@@ -8,6 +8,10 @@
 //! what is new is `HOB_*`. Every name may also be given as `NAME_FILE`, a file
 //! whose trimmed content is the value.
 
+mod foreign;
+
+pub use foreign::{FOREIGN, Foreign, Verdict};
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +60,7 @@ settings! {
     HOB_DRIVER Kind::Choice(&["auto", "docker"]), "auto", "what runs containers";
     FN_DB_URL Kind::Text, "", "store, sqlite3:///path/fn.db; empty = fn.db in the data folder";
     FN_NODE_TYPE Kind::Choice(&["full"]), "full", "role of this process; see docs/SCALING.md for more machines";
+    FN_LOG_FORMAT Kind::Choice(&["text", "json"]), "text", "form of the log's lines on standard error";
     FN_LOG_LEVEL Kind::Choice(&["trace", "debug", "info", "warn", "warning", "error", "fatal", "panic", "off"]), "info", "log level";
     FN_PUBLIC_LB_URL Kind::Text, "", "base of the invoke URLs in API answers; empty = from the request's Host";
     FN_MAX_REQUEST_SIZE Kind::Count, "6291456", "largest request body in bytes; 0 = no limit";
@@ -113,6 +118,8 @@ pub struct Config {
     pub driver: String,
     pub db_path: PathBuf,
     pub log_level: log::LevelFilter,
+    /// One JSON object a line instead of text.
+    pub log_json: bool,
     pub public_url: Option<String>,
     pub max_request_bytes: u64,
     pub max_request_head_bytes: usize,
@@ -145,6 +152,8 @@ pub struct Config {
     pub start_lanes: usize,
     pub stop_lanes: usize,
     pub drain: Option<Duration>,
+    /// What is to be said about variables that do nothing.
+    pub notes: Vec<String>,
 }
 
 /// What the docker driver needs to know.
@@ -185,6 +194,7 @@ pub struct Raw {
     values: HashMap<&'static str, String>,
     home: Option<PathBuf>,
     problems: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Raw {
@@ -206,6 +216,12 @@ impl Raw {
                 }
             }
         }
+        let mut others: Vec<(String, String)> =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().trim().to_owned()))).collect();
+        others.sort();
+        for (name, value) in &others {
+            raw.look_at(name, value);
+        }
         raw
     }
 
@@ -223,7 +239,10 @@ impl Raw {
             if let Kind::Choice(words) = setting.kind {
                 let value = self.text(setting.name);
                 if !words.contains(&value.as_str()) {
-                    self.problems.push(format!("{}: '{value}' is not one of {}", setting.name, words.join(", ")));
+                    self.problems.push(match setting.name {
+                        "FN_NODE_TYPE" => foreign::node_type(&value),
+                        name => format!("{name}: '{value}' is not one of {}", words.join(", ")),
+                    });
                 }
             }
         }
@@ -246,6 +265,7 @@ impl Raw {
             driver: self.text("HOB_DRIVER"),
             db_path: self.db_path(&data),
             log_level: level(&self.text("FN_LOG_LEVEL")),
+            log_json: self.text("FN_LOG_FORMAT") == "json",
             public_url: self.optional("FN_PUBLIC_LB_URL").map(|u| u.strip_suffix('/').map(str::to_owned).unwrap_or(u)),
             max_request_bytes: self.count("FN_MAX_REQUEST_SIZE"),
             max_request_head_bytes: self.size("FN_MAX_REQUEST_HEADER_SIZE").max(1024),
@@ -277,6 +297,7 @@ impl Raw {
             start_lanes: self.size("HOB_START_LANES").clamp(1, 64),
             stop_lanes: self.size("HOB_STOP_LANES").clamp(1, 64),
             drain: self.millis("HOB_DRAIN_MSECS"),
+            notes: std::mem::take(&mut self.notes),
             data,
         }
     }
@@ -475,6 +496,14 @@ pub fn config_md() -> String {
         };
         let default = if s.default.is_empty() { "–".to_owned() } else { format!("`{}`", s.default) };
         let _ = writeln!(text, "| `{}` | {form} | {default} | {} |", s.name, s.help);
+    }
+    text.push_str(
+        "\n## Settings of the original that hob does not have\n\nGiven one of these, hob says so in its log and runs without it; those marked *refused* stop the start. \
+         So does any other role of `FN_NODE_TYPE`: every hob is a complete node (docs/SCALING.md). A misspelt `FN_*` or `HOB_*` name is told too.\n\n| name | why, and what instead |\n|---|---|\n",
+    );
+    for f in FOREIGN {
+        let refused = if f.verdict == Verdict::Refused { "*refused*: " } else { "" };
+        let _ = writeln!(text, "| `{}` | {refused}{} |", f.name, f.why);
     }
     text
 }

@@ -130,6 +130,7 @@ pub fn model_answer(error: &ModelError) -> Answer {
         E::FnNameTooLong => (400, "Fn name must be 255 characters or less"),
         E::FnNameInvalid => (400, "name must be a valid string"),
         E::FnMissingImage => (400, "Missing image on Fn"),
+        E::FnImageInvalid => (400, "Invalid Fn image: no image can have this name"),
         E::FnTimeoutRange => (400, "timeout value is out of range, must be between 0 and 300"),
         E::FnIdleTimeoutRange => (400, "idle_timeout value is out of range, must be between 0 and 3600"),
         E::FnMemoryRange => (400, "memory value is out of range. It should be between 0 and 8192"),

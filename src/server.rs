@@ -39,6 +39,7 @@ type Failure = Box<dyn std::error::Error>;
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: Config) -> ExitCode {
     log_to_stderr(&config);
+    config.notes.iter().for_each(|note| log::warn!("{note}"));
     // Before any other thread exists, so that none of them gets the signals.
     let signals = match Signals::new([SIGTERM, SIGINT, SIGUSR1]) {
         Ok(signals) => signals,
@@ -208,13 +209,16 @@ fn say(line: &str) {
 }
 
 fn log_to_stderr(config: &Config) {
-    let built = env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Warn)
-        .filter_module("hob", config.log_level)
-        .format_timestamp_millis()
-        .format_target(false)
-        .try_init();
-    if built.is_err() {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(log::LevelFilter::Warn).filter_module("hob", config.log_level).format_timestamp_millis().format_target(false);
+    if config.log_json {
+        builder.format(|out, record| {
+            let time = out.timestamp_millis().to_string();
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "{}", serde_json::json!({"time": time, "level": level, "msg": record.args().to_string()}))
+        });
+    }
+    if builder.try_init().is_err() {
         log::debug!("logging is set up already");
     }
 }

@@ -1,5 +1,5 @@
-//! The management API: `/v2` resources, `/version`, `/metrics`, on a Unix
-//! socket in the data folder.
+//! The management API: `/v2` resources, `/version`, `/ping`, `/metrics`,
+//! `/openapi.yaml`, on a Unix socket in the data folder.
 //!
 //! Owns: the socket (mode 0600), its HTTP server and worker threads `api-N`,
 //! routes and handlers. Called by: `server`; its requests come from `edge`,
@@ -29,6 +29,9 @@ use parking_lot::Mutex;
 use crate::pool::{self, SpawnError, Thread};
 use crate::store::Store;
 use serve::Shared;
+
+/// What hob serves, as the API's users read it.
+const OPENAPI: &str = include_str!("../../docs/openapi.yaml");
 
 /// Gives the JSON of `/debug/state`.
 pub type DebugState = Arc<dyn Fn() -> String + Send + Sync>;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 
-use super::DebugState;
 use super::query::{Query, decode, name_and_id_cursor, name_cursor};
 use super::route::{Method, Resource, Routed, find};
 use super::serve::BodyFault;
+use super::{DebugState, OPENAPI};
 use crate::metrics;
 use crate::model::{Annotations, App, AppInput, Fn, FnInput, Id, ModelError, Trigger, TriggerInput};
 use crate::respond::{Answer, model_answer};
@@ -18,6 +18,7 @@ use crate::store::{Snapshot, Store, WriteError};
 const JSON: &str = "application/json; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
+const YAML: &str = "application/yaml; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const FN_ENDPOINT: &str = "fnproject.io/fn/invokeEndpoint";
@@ -160,6 +161,8 @@ impl Handler<'_> {
         let store = &self.context.store;
         match (resource, method) {
             (Resource::Root, _) => Ok(Reply::new(200, JSON, r#"{"goto":"https://github.com/fnproject/fn","hello":"world!"}"#)),
+            (Resource::Ping, _) => Ok(Reply::new(200, JSON, r#"{"status":"ok"}"#)),
+            (Resource::OpenApi, _) => Ok(Reply::new(200, YAML, OPENAPI)),
             (Resource::Version, _) => Ok(Reply::new(200, JSON, concat!(r#"{"version":""#, env!("CARGO_PKG_VERSION"), r#""}"#))),
             (Resource::Metrics, _) => Ok(Reply::new(200, PROMETHEUS, metrics::render())),
             (Resource::DebugState, _) => Ok(Reply::new(200, JSON, self.context.debug_state.as_ref().map_or_else(String::new, |state| state()))),

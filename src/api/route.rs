@@ -4,7 +4,9 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resource<'p> {
     Root,
+    Ping,
     Version,
+    OpenApi,
     Metrics,
     DebugState,
     Apps,
@@ -93,7 +95,9 @@ fn resource(path: &str, debug: bool) -> Option<Resource<'_>> {
     let id = |id: &str| !id.is_empty();
     match &parts[..count] {
         [""] => Some(Resource::Root),
+        ["ping"] => Some(Resource::Ping),
         ["version"] => Some(Resource::Version),
+        ["openapi.yaml"] => Some(Resource::OpenApi),
         ["metrics"] => Some(Resource::Metrics),
         ["debug", "state"] if debug => Some(Resource::DebugState),
         ["v2", "apps"] => Some(Resource::Apps),
@@ -118,7 +122,14 @@ fn resource(path: &str, debug: bool) -> Option<Resource<'_>> {
 const fn methods(resource: Resource<'_>) -> &'static [Method] {
     use Method::{Delete, Get, Post, Put};
     match resource {
-        Resource::Root | Resource::Version | Resource::Metrics | Resource::DebugState | Resource::Calls | Resource::TriggerBySource { .. } => &[Get],
+        Resource::Root
+        | Resource::Ping
+        | Resource::Version
+        | Resource::OpenApi
+        | Resource::Metrics
+        | Resource::DebugState
+        | Resource::Calls
+        | Resource::TriggerBySource { .. } => &[Get],
         Resource::Apps | Resource::Fns | Resource::Triggers => &[Get, Post],
         Resource::App(_) | Resource::Fn(_) | Resource::Trigger(_) => &[Get, Put, Delete],
         Resource::Invoke => &[Post],
@@ -130,7 +141,9 @@ impl Resource<'_> {
     pub(super) const fn pattern(self) -> &'static str {
         match self {
             Resource::Root => "/",
+            Resource::Ping => "/ping",
             Resource::Version => "/version",
+            Resource::OpenApi => "/openapi.yaml",
             Resource::Metrics => "/metrics",
             Resource::DebugState => "/debug/state",
             Resource::Apps => "/v2/apps",
@@ -142,6 +155,92 @@ impl Resource<'_> {
             Resource::Calls => "/v2/fns/:fn_id/calls",
             Resource::TriggerBySource { .. } => "/v2/runner/apps/:app_id/triggerBySource/:type/*source",
             Resource::Invoke => "/invoke/:fn_id",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every path that leads to a resource like this one, in the words of
+    /// docs/openapi.yaml. A new resource does not compile until it is here.
+    const fn documented(resource: Resource<'_>) -> &'static [&'static str] {
+        match resource {
+            Resource::Root => &["/"],
+            Resource::Ping => &["/ping"],
+            Resource::Version => &["/version"],
+            Resource::OpenApi => &["/openapi.yaml"],
+            Resource::Metrics => &["/metrics"],
+            Resource::DebugState => &["/debug/state"],
+            Resource::Apps => &["/v2/apps"],
+            Resource::App(_) => &["/v2/apps/{app_id}"],
+            Resource::Fns => &["/v2/fns"],
+            Resource::Fn(_) => &["/v2/fns/{fn_id}"],
+            Resource::Triggers => &["/v2/triggers"],
+            Resource::Trigger(_) => &["/v2/triggers/{trigger_id}"],
+            Resource::Calls => &["/v2/fns/{fn_id}/calls", "/v2/fns/{fn_id}/calls/{call_id}", "/v2/fns/{fn_id}/calls/{call_id}/log"],
+            Resource::TriggerBySource { .. } => &["/v2/runner/apps/{app_id}/triggerBySource/{type}/{source}"],
+            Resource::Invoke => &["/invoke/{fn_id}"],
+        }
+    }
+
+    const ALL: [Resource<'static>; 15] = [
+        Resource::Root,
+        Resource::Ping,
+        Resource::Version,
+        Resource::OpenApi,
+        Resource::Metrics,
+        Resource::DebugState,
+        Resource::Apps,
+        Resource::App(""),
+        Resource::Fns,
+        Resource::Fn(""),
+        Resource::Triggers,
+        Resource::Trigger(""),
+        Resource::Calls,
+        Resource::TriggerBySource { app_id: "", kind: "", source: "" },
+        Resource::Invoke,
+    ];
+
+    /// Paths with their methods as docs/openapi.yaml has them: two blanks before
+    /// a path, four before a method.
+    fn document() -> Vec<(String, Vec<String>)> {
+        let mut paths: Vec<(String, Vec<String>)> = Vec::new();
+        let within = crate::api::OPENAPI.lines().skip_while(|l| *l != "paths:").skip(1).take_while(|l| l.is_empty() || l.starts_with([' ', '#']));
+        for line in within {
+            if let Some(path) = line.strip_prefix("  /") {
+                paths.push((format!("/{}", path.trim_end_matches(':')), Vec::new()));
+            } else if let Some((word, _)) = line.strip_prefix("    ").filter(|w| !w.starts_with(' ')).and_then(|w| w.split_once(':'))
+                && word != "parameters"
+                && let Some((_, methods)) = paths.last_mut()
+            {
+                methods.push(word.to_ascii_uppercase());
+            }
+        }
+        paths
+    }
+
+    /// What is served is documented, and nothing else, except what the edge
+    /// serves itself.
+    #[test]
+    fn the_document_has_every_route_and_method() {
+        let mut left = document();
+        for resource in ALL {
+            for path in documented(resource) {
+                let concrete = path.replace(['{', '}'], "");
+                let found = super::resource(&concrete, true).unwrap_or_else(|| panic!("{concrete} leads nowhere"));
+                assert_eq!(std::mem::discriminant(&found), std::mem::discriminant(&resource), "{concrete}");
+                let at = left.iter().position(|(p, _)| p == path).unwrap_or_else(|| panic!("docs/openapi.yaml lacks {path}"));
+                let (_, said) = left.remove(at);
+                let served: Vec<&str> = methods(resource).iter().map(|m| m.name()).collect();
+                assert_eq!(said, served, "{path}");
+            }
+        }
+        let triggers: Vec<&str> = left.iter().map(|(p, _)| p.as_str()).collect();
+        assert_eq!(triggers, ["/t/{app_name}", "/t/{app_name}/{source}"]);
+        for (path, said) in &left {
+            assert_eq!(said.join(" "), "GET POST PUT PATCH DELETE HEAD OPTIONS TRACE", "{path}: all that the edge passes on and OpenAPI has a word for");
         }
     }
 }

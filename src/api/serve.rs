@@ -139,6 +139,7 @@ impl Shared {
 
     fn serve(&self, mut request: Request) {
         let body = read_body(&mut request);
+        let begun = Instant::now();
         let incoming = Incoming {
             method: request.method().as_str().to_owned(),
             target: request.url().to_owned(),
@@ -150,7 +151,7 @@ impl Shared {
             log::error!("a handler panicked: {} {}", incoming.method, incoming.target);
             Reply::internal_error()
         });
-        metrics::API.count(reply.method, reply.route, reply.status);
+        metrics::API.count(reply.method, reply.route, reply.status, begun.elapsed());
         if let Err(e) = request.respond(response(reply)) {
             log::debug!("an answer could not be sent: {e}");
         }

@@ -89,7 +89,7 @@ pub(super) fn route<'t>(method: &str, path: Cow<'t, str>) -> Route<'t> {
     }
     match path.as_ref() {
         "/invoke" | "/t" | "*" => Route::NotFound,
-        "/" => Route::Forward { open: true },
+        "/" | "/ping" => Route::Forward { open: true },
         _ => Route::Forward { open: false },
     }
 }
@@ -196,6 +196,7 @@ mod tests {
             ("GET", "/t//x", Route::NotFound),
             ("GET", "/", Route::Forward { open: true }),
             ("GET", "http://h", Route::Forward { open: true }),
+            ("GET", "/ping", Route::Forward { open: true }),
             ("GET", "/v2/apps", Route::Forward { open: false }),
             ("GET", "//invoke/x", Route::Forward { open: false }),
             ("POST", "/Invoke/x", Route::Forward { open: false }),

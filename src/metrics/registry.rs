@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::fs;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -34,35 +35,72 @@ pub static CALLS: Calls = Calls {
     running: Gauge::new(),
 };
 
+/// Upper bounds of the latency buckets, milliseconds (the original's).
+const BUCKETS_MS: [u32; 10] = [1, 10, 50, 100, 250, 500, 1_000, 10_000, 60_000, 120_000];
+
+/// The answers with one method, route and status.
+#[derive(Debug, Clone, Default)]
+struct Answers {
+    count: u64,
+    total_ms: f64,
+    /// Not cumulated; what is above the last bound is in `count` alone.
+    buckets: [u64; BUCKETS_MS.len()],
+}
+
 /// Management requests by method, route pattern and status. The labels are the
 /// program's own words, so the map is bounded.
 #[derive(Debug)]
-pub struct ApiRequests(Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>);
+pub struct ApiRequests(Mutex<BTreeMap<(&'static str, &'static str, u16), Answers>>);
 
 /// Management requests, process-wide.
 pub static API: ApiRequests = ApiRequests(Mutex::new(BTreeMap::new()));
 
 impl ApiRequests {
-    /// One more answer.
-    pub fn count(&self, method: &'static str, route: &'static str, status: u16) {
-        *self.0.lock().entry((method, route, status)).or_default() += 1;
+    /// One more answer, made in `took`.
+    pub fn count(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+        let ms = took.as_secs_f64() * 1e3;
+        let mut seen = self.0.lock();
+        let answers = seen.entry((method, route, status)).or_default();
+        answers.count += 1;
+        answers.total_ms += ms;
+        if let Some(at) = BUCKETS_MS.iter().position(|bound| ms <= f64::from(*bound)) {
+            answers.buckets[at] += 1;
+        }
     }
 
     fn render(&self, out: &mut String) {
         let seen = self.0.lock().clone();
         let mut requests: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for ((method, path, _), n) in &seen {
-            *requests.entry((method, path)).or_default() += n;
+        for ((method, path, _), answers) in &seen {
+            *requests.entry((method, path)).or_default() += answers.count;
         }
         head(out, "fn_api_request_count", "counter", "management requests");
         for ((method, path), n) in requests {
             let _ = writeln!(out, "fn_api_request_count{{method=\"{method}\",path=\"{path}\"}} {n}");
         }
+        // The other value of `blame` is for faults of functions.
+        let labels = |method: &str, path: &str, status: u16| format!("method=\"{method}\",path=\"{path}\",status=\"{status}\",blame=\"service\"");
         head(out, "fn_api_response_count", "counter", "answers to management requests");
-        for ((method, path, status), n) in seen {
-            let blame = if status < 500 { "user" } else { "service" };
-            let _ = writeln!(out, "fn_api_response_count{{method=\"{method}\",path=\"{path}\",status=\"{status}\",blame=\"{blame}\"}} {n}");
+        for ((method, path, status), answers) in &seen {
+            let _ = writeln!(out, "fn_api_response_count{{{}}} {}", labels(method, path, *status), answers.count);
         }
+        head(out, "fn_api_latency", "histogram", "milliseconds from a management request to its answer");
+        for ((method, path, status), answers) in &seen {
+            answers.render(&labels(method, path, *status), out);
+        }
+    }
+}
+
+impl Answers {
+    fn render(&self, labels: &str, out: &mut String) {
+        let mut below = 0;
+        for (bound, n) in BUCKETS_MS.iter().zip(self.buckets) {
+            below += n;
+            let _ = writeln!(out, "fn_api_latency_bucket{{{labels},le=\"{bound}\"}} {below}");
+        }
+        let _ = writeln!(out, "fn_api_latency_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
+        let _ = writeln!(out, "fn_api_latency_sum{{{labels}}} {:.3}", self.total_ms);
+        let _ = writeln!(out, "fn_api_latency_count{{{labels}}} {}", self.count);
     }
 }
 
@@ -131,12 +169,26 @@ fn process(out: &mut String) {
         let cpu = format!("{}.{:03}", ticks / hz, ticks % hz * 1000 / hz);
         value(out, "fn_process_cpu_seconds_total", "counter", "CPU time of the server", cpu);
         value(out, "fn_process_resident_memory_bytes", "gauge", "memory of the server", field(24) * rustix::param::page_size() as u64);
+        value(out, "fn_process_virtual_memory_bytes", "gauge", "address space of the server", field(23));
         value(out, "fn_process_threads", "gauge", "threads of the server", field(20));
+        if let Some(booted) = boot_time() {
+            let started = booted + field(22) / hz;
+            value(out, "fn_process_start_time_seconds", "gauge", "when the server started, seconds since 1970", started);
+        }
+    }
+    if let Some(most) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        value(out, "fn_process_max_fds", "gauge", "descriptors the server may open", most);
     }
     if let Ok(fds) = fs::read_dir("/proc/self/fd") {
         // One of them is the folder being read.
         value(out, "fn_process_open_fds", "gauge", "open descriptors of the server", fds.count().saturating_sub(1));
     }
+}
+
+/// Seconds since 1970 at which the kernel started.
+fn boot_time() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -146,15 +198,20 @@ mod tests {
     /// Every line is a comment or `name{labels} number`, each name has a type.
     #[test]
     fn the_text_is_prometheus() {
-        API.count("GET", "/v2/apps", 200);
+        // A route of its own: other tests count in the same registry.
+        API.count("GET", "/of-this-test", 200, Duration::from_millis(7));
         let text = render();
         for line in text.lines().filter(|l| !l.starts_with('#')) {
             let (name, number) = line.rsplit_once(' ').expect("two parts");
             assert!(number.parse::<f64>().is_ok(), "{line}");
             let bare = name.split('{').next().expect("a name");
+            let bare = ["_bucket", "_sum", "_count"].iter().find_map(|end| bare.strip_suffix(end).filter(|b| b.ends_with("latency"))).unwrap_or(bare);
             assert!(text.contains(&format!("# TYPE {bare} ")), "{line}");
         }
-        assert!(text.contains("fn_api_request_count{method=\"GET\",path=\"/v2/apps\"} "));
+        assert!(text.contains("fn_api_request_count{method=\"GET\",path=\"/of-this-test\"} 1\n"));
+        let series =
+            |end: &str| text.lines().any(|l| l.starts_with("fn_api_latency_bucket{method=\"GET\",path=\"/of-this-test\",status=\"200\"") && l.ends_with(end));
+        assert!(series(",le=\"1\"} 0") && series(",le=\"10\"} 1") && series(",le=\"+Inf\"} 1"), "{text}");
         for name in ["fn_calls", "fn_process_cpu_seconds_total", "fn_process_resident_memory_bytes", "fn_process_threads", "fn_process_open_fds"] {
             assert!(text.contains(&format!("\n{name} ")), "{name}");
         }

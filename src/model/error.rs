@@ -41,6 +41,8 @@ pub enum ModelError {
     FnNameInvalid,
     #[error("fn without an image")]
     FnMissingImage,
+    #[error("fn image that cannot be an image's name")]
+    FnImageInvalid,
     #[error("fn timeout out of range")]
     FnTimeoutRange,
     #[error("fn idle timeout out of range")]

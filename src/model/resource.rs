@@ -98,9 +98,7 @@ impl FnInput {
             NameFault::TooLong => ModelError::FnNameTooLong,
             NameFault::Invalid => ModelError::FnNameInvalid,
         })?;
-        if self.image.is_empty() {
-            return Err(ModelError::FnMissingImage);
-        }
+        rules::check_image(&self.image)?;
         self.limits()?;
         rules::check_annotations(&self.annotations)?;
         rules::check_config(&self.config)
@@ -150,6 +148,7 @@ impl Fn {
         let mut function = self.clone();
         let mut changed = false;
         if !input.image.is_empty() {
+            rules::check_image(&input.image)?;
             changed |= replace(&mut function.image, input.image);
         }
         if input.timeout != 0 {

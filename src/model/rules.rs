@@ -42,6 +42,21 @@ fn check_name_with(name: &str, valid: impl FnOnce(&str) -> bool) -> Result<(), N
     }
 }
 
+const MAX_IMAGE: usize = 512;
+
+/// What no engine and no registry could take is refused when it is written,
+/// not at every call (spec http-api §3.4). Whether there is such an image only
+/// a start can tell.
+pub(super) fn check_image(image: &str) -> Result<(), ModelError> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@+[]".contains(&b);
+    let parts = || image.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    match image {
+        "" => Err(ModelError::FnMissingImage),
+        _ if image.len() > MAX_IMAGE || !image.bytes().all(legal) || !parts() || image.ends_with([':', '@']) => Err(ModelError::FnImageInvalid),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn check_annotations(annotations: &Annotations) -> Result<(), ModelError> {
     for (key, value) in annotations {
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {

@@ -59,6 +59,7 @@ fn first_broken_rule_of_a_fn_wins() {
         (r#"{"app_id":"a","image":""}"#, FnMissingName),
         (r#"{"app_id":"a","name":"f/x"}"#, FnNameInvalid),
         (r#"{"app_id":"a","name":"f","timeout":301}"#, FnMissingImage),
+        (r#"{"app_id":"a","name":"f","image":"x y","timeout":301}"#, FnImageInvalid),
         (r#"{"app_id":"a","name":"f","image":"i","timeout":301,"idle_timeout":3601}"#, FnTimeoutRange),
         (r#"{"app_id":"a","name":"f","image":"i","timeout":-1}"#, FnTimeoutRange),
         (r#"{"app_id":"a","name":"f","image":"i","idle_timeout":3601,"memory":8193}"#, FnIdleTimeoutRange),
@@ -124,11 +125,11 @@ fn output_has_the_documented_order_and_omissions() {
         json(&a),
         r#"{"id":"01HF7YAT3V180G40RZJ0000001","name":"a","annotations":{"z":{"b":1,"a":[]}},"syslog_url":"","created_at":"1970-01-01T00:00:01.000Z","updated_at":"1970-01-01T00:00:01.000Z"}"#
     );
-    let mut f = function(r#"{"app_id":"a","name":"f","image":"x y"}"#).expect("valid");
+    let mut f = function(r#"{"app_id":"a","name":"f","image":"x/y:1"}"#).expect("valid");
     (f.id, f.app_id) = (a.id, a.id);
     assert_eq!(
         json(&f),
-        r#"{"id":"01HF7YAT3V180G40RZJ0000001","name":"f","app_id":"01HF7YAT3V180G40RZJ0000001","image":"x y","memory":128,"timeout":30,"idle_timeout":30,"config":{},"created_at":"1970-01-01T00:00:01.000Z","shape":"GENERIC_ARM","updated_at":"1970-01-01T00:00:01.000Z"}"#
+        r#"{"id":"01HF7YAT3V180G40RZJ0000001","name":"f","app_id":"01HF7YAT3V180G40RZJ0000001","image":"x/y:1","memory":128,"timeout":30,"idle_timeout":30,"config":{},"created_at":"1970-01-01T00:00:01.000Z","shape":"GENERIC_ARM","updated_at":"1970-01-01T00:00:01.000Z"}"#
     );
     let mut t = trigger(r#"{"app_id":"a","name":"t","fn_id":"f","type":"http","source":"/s"}"#).expect("valid");
     (t.id, t.app_id, t.fn_id) = (a.id, a.id, a.id);

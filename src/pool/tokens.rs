@@ -160,7 +160,9 @@ pub struct Usage {
 
 impl Tokens {
     pub fn new(total: Need) -> Arc<Tokens> {
-        Arc::new(Tokens { ledger: Mutex::new(Ledger { total, ..Ledger::default() }), changed: Condvar::new(), contended: AtomicBool::new(false) })
+        let ledger = Ledger { total, ..Ledger::default() };
+        publish(&ledger);
+        Arc::new(Tokens { ledger: Mutex::new(ledger), changed: Condvar::new(), contended: AtomicBool::new(false) })
     }
 
     /// Everything there is to give.

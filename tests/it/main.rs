@@ -10,9 +10,11 @@
 
 mod harness;
 
+mod api;
 mod clients;
 mod containers;
 mod crowd;
+mod fn_tool;
 mod hostile;
 mod instances;
 mod launch;

@@ -1,0 +1,136 @@
+//! Functions: fields, rules, updates (spec http-api §1.4, §2).
+
+use super::{Api, check};
+
+#[test]
+fn fns() {
+    let Some(mut api) = Api::start(&[]) else { return };
+    api.made("A", "/v2/apps", r#"{"name":"a","shape":"GENERIC_X86"}"#);
+    api.made("B", "/v2/apps", r#"{"name":"b"}"#);
+    api.made("F", "/v2/fns", r#"{"app_id":"{A}","name":"f","image":"img:1","annotations":{"k":1}}"#);
+    api.made("G", "/v2/fns", r#"{"app_id":"{A}","name":"g","image":"img:2"}"#);
+    let with = |extra: &str| format!(r#"{{"app_id":"{{A}}","name":"x{}","image":"i",{extra}}}"#, extra.bytes().map(usize::from).sum::<usize>());
+    let named = |name: &str| format!(r#"{{"app_id":"{{A}}","name":"{name}","image":"i"}}"#);
+    let (range_memory, range_timeout, range_idle) = (
+        "!memory value is out of range. It should be between 0 and 8192",
+        "!timeout value is out of range, must be between 0 and 300",
+        "!idle_timeout value is out of range, must be between 0 and 3600",
+    );
+    check(
+        &api,
+        &[
+            (
+                "§11.22 defaults",
+                "GET",
+                "/v2/fns/{F}",
+                "",
+                200,
+                r#"~"name":"f","app_id":"{A}","image":"img:1","memory":128,"timeout":30,"idle_timeout":30,"config":{},"annotations":{"fnproject.io/fn/invokeEndpoint":"http://test/invoke/{F}","k":1},"created_at""#,
+            ),
+            ("§1.4 shape is the app's", "GET", "/v2/fns/{F}", "", 200, r#"~"shape":"GENERIC_X86","updated_at""#),
+            ("§11.26 a given shape is ignored", "POST", "/v2/fns", &with(r#""shape":"GENERIC_ARM""#), 200, r#"~"shape":"GENERIC_X86""#),
+            ("§1.4 even a wrong one", "POST", "/v2/fns", &with(r#""shape":"NONE""#), 200, r#"~"shape":"GENERIC_X86""#),
+            ("§1.7 create replies are annotated", "POST", "/v2/fns", &named("c1"), 200, "~\"http://test/invoke/01"),
+            ("§2.1 id on create", "POST", "/v2/fns", &with(r#""id":"x""#), 400, "!ID cannot be provided for Fn creation"),
+            ("§2.2 app before name", "POST", "/v2/fns", "{}", 400, "!Missing AppID on Fn"),
+            ("§2.2 name before image", "POST", "/v2/fns", r#"{"app_id":"{A}"}"#, 400, "!Missing Fn name"),
+            ("§2.2 name length", "POST", "/v2/fns", &named(&"x".repeat(256)), 400, "!Fn name must be 255 characters or less"),
+            ("§11.24 name with a slash", "POST", "/v2/fns", &named("f/x"), 400, "!name must be a valid string"),
+            ("§2.2 name with a blank", "POST", "/v2/fns", &named("f x"), 400, "!name must be a valid string"),
+            ("§2.2 name not ascii", "POST", "/v2/fns", &named("é"), 400, "!name must be a valid string"),
+            ("§2.2 name with ;", "POST", "/v2/fns", &named("a;b"), 400, "!name must be a valid string"),
+            ("§2.2 name with %", "POST", "/v2/fns", &named("a%b"), 400, "!name must be a valid string"),
+            ("§2.2 every allowed sign", "POST", "/v2/fns", &named("aZ9-_.~$&+=:@"), 200, "~aZ9-_.~$&+=:@"),
+            ("§2.2 image", "POST", "/v2/fns", r#"{"app_id":"{A}","name":"i"}"#, 400, "!Missing image on Fn"),
+            ("§3.4 an image name with a blank", "POST", "/v2/fns", r#"{"app_id":"{A}","name":"xy","image":"x y"}"#, 400, "~Invalid Fn image"),
+            ("§3.4 an image name with an empty part", "POST", "/v2/fns", r#"{"app_id":"{A}","name":"xy","image":"a//b"}"#, 400, "~Invalid Fn image"),
+            ("§3.4 an image name that climbs", "POST", "/v2/fns", r#"{"app_id":"{A}","name":"xy","image":"../x"}"#, 400, "~Invalid Fn image"),
+            ("§3.4 an image without its tag", "POST", "/v2/fns", r#"{"app_id":"{A}","name":"xy","image":"x:"}"#, 400, "~Invalid Fn image"),
+            (
+                "§1.4 registry, port, tag",
+                "POST",
+                "/v2/fns",
+                r#"{"app_id":"{A}","name":"im1","image":"r.example:5000/a/b:1.2"}"#,
+                200,
+                r#"~"image":"r.example:5000/a/b:1.2""#,
+            ),
+            ("§1.4 by digest", "POST", "/v2/fns", r#"{"app_id":"{A}","name":"im2","image":"a/b@sha256:0123"}"#, 200, r#"~"image":"a/b@sha256:0123""#),
+            ("§11.23 memory 8193", "POST", "/v2/fns", &with(r#""memory":8193"#), 400, range_memory),
+            ("§11.23 memory 8192", "POST", "/v2/fns", &with(r#""memory":8192"#), 200, r#"~"memory":8192"#),
+            ("§11.23 memory negative", "POST", "/v2/fns", &with(r#""memory":-1"#), 400, "!Invalid JSON"),
+            ("§11.23 memory as text", "POST", "/v2/fns", &with(r#""memory":"128""#), 400, "!Invalid JSON"),
+            ("§1.3 memory fractional", "POST", "/v2/fns", &with(r#""memory":1.5"#), 400, "!Invalid JSON"),
+            ("§1.4 memory 0 is the default", "POST", "/v2/fns", &with(r#""memory":0"#), 200, r#"~"memory":128"#),
+            ("§11.23 timeout 301", "POST", "/v2/fns", &with(r#""timeout":301"#), 400, range_timeout),
+            ("§11.23 timeout negative", "POST", "/v2/fns", &with(r#""timeout":-1"#), 400, range_timeout),
+            ("§11.23 timeout 0 is the default", "POST", "/v2/fns", &with(r#""timeout":0"#), 200, r#"~"timeout":30"#),
+            ("§2.2 timeout 300", "POST", "/v2/fns", &with(r#""timeout":300"#), 200, r#"~"timeout":300"#),
+            ("§2.2 idle timeout 3601", "POST", "/v2/fns", &with(r#""idle_timeout":3601"#), 400, range_idle),
+            ("§2.2 idle timeout 3600", "POST", "/v2/fns", &with(r#""idle_timeout":3600"#), 200, r#"~"idle_timeout":3600"#),
+            ("§2.2 annotations checked", "POST", "/v2/fns", &with(r#""annotations":{"k":""}"#), 400, "~Invalid annotation value,"),
+            ("§2.2 config checked", "POST", "/v2/fns", &with(r#""config":{"a=b":""}"#), 400, "~Invalid config key"),
+            ("§11.24 unknown app", "POST", "/v2/fns", r#"{"app_id":"nope","name":"n","image":"i"}"#, 404, "!App not found"),
+            ("§11.25 name taken", "POST", "/v2/fns", &named("f"), 409, "!Fn with specified name already exists"),
+            ("§11.25 free in another app", "POST", "/v2/fns", r#"{"app_id":"{B}","name":"f","image":"i"}"#, 200, r#"~"app_id":"{B}""#),
+            ("§11.25 app without shape", "GET", "/v2/fns?app_id={B}", "", 200, "^shape"),
+            ("§11.27 list without app", "GET", "/v2/fns", "", 400, "!Missing AppID on Fn"),
+            ("§1.6 list of an unknown app", "GET", "/v2/fns?app_id=nope", "", 200, r#"={"items":[]}"#),
+            ("§1.6 filter by name", "GET", "/v2/fns?app_id={A}&name=g", "", 200, r#"~{"items":[{"id":"{G}","#),
+            ("§1.7 lists are annotated", "GET", "/v2/fns?app_id={A}&name=g", "", 200, "~http://test/invoke/{G}"),
+            ("§1.6 unknown query keys", "GET", "/v2/fns?app_id={B}&sort_by=x&display_name=y", "", 200, r#"~"name":"f""#),
+            ("§2.1 unknown fn", "GET", "/v2/fns/nope", "", 404, "!Fn not found"),
+            ("§2.1 update of an unknown fn", "PUT", "/v2/fns/nope", "{}", 404, "!Fn not found"),
+            ("§2.1 delete of an unknown fn", "DELETE", "/v2/fns/nope", "", 404, "!Fn not found"),
+            ("§2.4 id mismatch: one object", "PUT", "/v2/fns/{F}", r#"{"id":"{G}","memory":777}"#, 400, "!Fn ID in path does not match that in body"),
+            ("§11.17 the other fn is untouched", "GET", "/v2/fns/{G}", "", 200, r#"~"memory":128"#),
+            ("§11.26 name and app are ignored", "PUT", "/v2/fns/{F}", r#"{"name":"zz","app_id":"{B}","shape":"X"}"#, 200, r#"~"name":"f","app_id":"{A}""#),
+            (
+                "§2.3 limits replaced",
+                "PUT",
+                "/v2/fns/{F}",
+                r#"{"memory":256,"timeout":5,"idle_timeout":6,"image":"new"}"#,
+                200,
+                r#"~"image":"new","memory":256,"timeout":5,"idle_timeout":6"#,
+            ),
+            (
+                "§2.3 zero is unchanged",
+                "PUT",
+                "/v2/fns/{F}",
+                r#"{"memory":0,"timeout":0,"idle_timeout":0,"image":""}"#,
+                200,
+                r#"~"image":"new","memory":256,"timeout":5,"idle_timeout":6"#,
+            ),
+            ("§2.3 image checked", "PUT", "/v2/fns/{F}", r#"{"image":"a b"}"#, 400, "~Invalid Fn image"),
+            (
+                "§2.3 null is unchanged",
+                "PUT",
+                "/v2/fns/{F}",
+                r#"{"image":null,"memory":null,"config":null,"annotations":null}"#,
+                200,
+                r#"~"image":"new","memory":256"#,
+            ),
+            ("§1.3 memory as an exponent", "PUT", "/v2/fns/{F}", r#"{"memory":1e2}"#, 400, "!Invalid JSON"),
+            ("§1.4 timeout beyond 32 bits", "PUT", "/v2/fns/{F}", r#"{"timeout":3000000000}"#, 400, "!Invalid JSON"),
+            ("§1.3 config value that is no text", "PUT", "/v2/fns/{F}", r#"{"config":{"a":1}}"#, 400, "!Invalid JSON"),
+            ("§1.4 times are ignored", "PUT", "/v2/fns/{F}", r#"{"created_at":"2001-01-01T00:00:00Z","updated_at":"2001-01-01T00:00:00Z"}"#, 200, "^2001"),
+            ("§2.3 limits checked", "PUT", "/v2/fns/{F}", r#"{"memory":9000}"#, 400, range_memory),
+            ("§2.3 timeout checked", "PUT", "/v2/fns/{F}", r#"{"timeout":-5}"#, 400, range_timeout),
+            ("§2.3 idle timeout checked", "PUT", "/v2/fns/{F}", r#"{"idle_timeout":9999}"#, 400, range_idle),
+            (
+                "§1.7 update replies are annotated",
+                "PUT",
+                "/v2/fns/{F}",
+                r#"{"annotations":{"fnproject.io/fn/invokeEndpoint":"stale","j":2}}"#,
+                200,
+                r#"~{"fnproject.io/fn/invokeEndpoint":"http://test/invoke/{F}","j":2,"k":1}"#,
+            ),
+            ("§2.3 config by key", "PUT", "/v2/fns/{F}", r#"{"config":{"A":"1","B":"2"}}"#, 200, r#"~"config":{"A":"1","B":"2"}"#),
+            ("§2.3 config key deleted", "PUT", "/v2/fns/{F}", r#"{"config":{"A":""}}"#, 200, r#"~"config":{"B":"2"}"#),
+            ("§2.3 null body", "PUT", "/v2/fns/{F}", "null", 200, r#"~"config":{"B":"2"}"#),
+            ("§2.5 delete", "DELETE", "/v2/fns/{G}", "", 204, ""),
+            ("§2.5 second delete", "DELETE", "/v2/fns/{G}", "", 404, "!Fn not found"),
+            ("§2.5 gone", "GET", "/v2/fns/{G}", "", 404, "!Fn not found"),
+        ],
+    );
+    api.stop();
+}
