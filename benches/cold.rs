@@ -5,6 +5,10 @@
 //! run`. For one call the second is the floor. For a burst it is not: it starts all
 //! at once, while hob holds back what exceeds its start lanes.
 //!
+//! And the same again with parked networks: hob as it is by default, against
+//! the API asked for a container that joins a network held by another one.
+//! Both are waited for before the clock runs.
+//!
 //! `cargo bench --bench cold -- [--quick | --full] [--write]`
 
 #![allow(clippy::print_stdout, reason = "a bench prints")]
@@ -29,7 +33,22 @@ const MANY: usize = 16;
 /// Single cold calls in a round; hob goes first in every other one.
 const TURNS: usize = 4;
 const ENGINE: &str = "/var/run/docker.sock";
+const PARKED_IMAGE: &str = if cfg!(target_arch = "aarch64") { "hob/parked:1-arm64" } else { "hob/parked:1-amd64" };
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the rounds gave, in seconds.
+#[derive(Default)]
+struct Samples {
+    hob: Vec<f64>,
+    bare: Vec<f64>,
+    run: Vec<f64>,
+    many: Vec<f64>,
+    many_bare: Vec<f64>,
+    /// The first burst of a pool that does not know of bursts yet.
+    first: Vec<f64>,
+    /// Create, start, socket and call, remove: of the bare way.
+    stages: [Vec<f64>; 4],
+}
 
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
@@ -37,52 +56,86 @@ fn main() -> Result<(), Failure> {
     engine::prepare()?;
     let rounds = options.pick(2, 5, 9);
     let scratch = Scratch::new("cold")?;
-    let (mut one, mut many) = (vec![Vec::new(); 3], vec![Vec::new(); 2]);
-    let mut stages = vec![Vec::new(); 4];
+    let (mut own, mut parked) = (Samples::default(), Samples::default());
     for round in 0..rounds {
-        let hob = Hob::start("cold-hob", &[])?;
+        let hob = Hob::start("cold-own", &[("HOB_PARKED_NETWORKS", "0".to_owned())])?;
         for turn in 0..TURNS {
-            let mut ours = if turn % 2 == 0 { Some(hob_calls(&hob, &format!("one{turn}"), 1)?) } else { None };
-            let floor = bare(scratch.path(), &format!("a{round}-{turn}"))?;
-            one[1].push(floor.total());
-            for (stage, taken) in stages.iter_mut().zip([floor.create, floor.start, floor.ready, floor.remove]) {
-                stage.push(taken);
-            }
-            if ours.is_none() {
-                ours = Some(hob_calls(&hob, &format!("one{turn}"), 1)?);
-            }
-            one[0].extend(ours);
-            one[2].push(docker_run(scratch.path(), &format!("r{round}-{turn}"))?);
+            one_turn(&hob, &mut own, scratch.path(), &format!("{round}-{turn}"), turn % 2 == 0, None)?;
+            own.run.push(docker_run(scratch.path(), &format!("r{round}-{turn}"))?);
         }
-        many[0].push(hob_calls(&hob, "many", MANY)?);
-        many[1].push(bare_together(scratch.path(), &format!("m{round}"))?);
+        own.many.push(hob_calls(&hob, "many", MANY)?);
+        own.many_bare.push(bare_together(scratch.path(), &format!("m{round}"))?);
+        hob.terminate()?;
+
+        let hob = Hob::start("cold-parked", &[])?;
+        for turn in 0..TURNS {
+            let name = format!("p{round}-{turn}");
+            hob.await_parked(2)?;
+            let holder = Holder::start(&format!("h{name}"))?;
+            one_turn(&hob, &mut parked, scratch.path(), &name, turn % 2 == 0, Some(&holder))?;
+        }
+        // The first burst shows how many are wanted, the second finds them.
+        parked.first.push(hob_calls(&hob, "first", MANY)?);
+        hob.await_parked(MANY)?;
+        parked.many.push(hob_calls(&hob, "again", MANY)?);
         hob.terminate()?;
     }
-    let over = |a: &[f64], b: &[f64]| median(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
+    publish("cold", &report(&about, rounds, &own, &parked), options)
+}
+
+/// One call of hob and one bare start, in either order.
+fn one_turn(hob: &Hob, samples: &mut Samples, scratch: &Path, name: &str, hob_first: bool, holder: Option<&Holder>) -> Result<(), Failure> {
+    let mut ours = if hob_first { Some(hob_calls(hob, name, 1)?) } else { None };
+    if holder.is_some() {
+        // What the call used up is being made again: not while the floor is taken.
+        hob.await_parked(2)?;
+    }
+    let floor = bare(scratch, name, holder)?;
+    samples.bare.push(floor.total());
+    for (stage, taken) in samples.stages.iter_mut().zip([floor.create, floor.start, floor.ready, floor.remove]) {
+        stage.push(taken);
+    }
+    if ours.is_none() {
+        ours = Some(hob_calls(hob, name, 1)?);
+    }
+    samples.hob.extend(ours);
+    Ok(())
+}
+
+fn report(about: &str, rounds: usize, own: &Samples, parked: &Samples) -> String {
     let mut table = Table::new(&["what", "hob", "bare API", "docker run", "hob over bare API", "promise", ""]);
-    let extra = over(&one[0], &one[1]);
-    table.row([
-        "one cold call".to_owned(),
-        time(median(&one[0])),
-        time(median(&one[1])),
-        time(median(&one[2])),
-        signed(extra),
-        "≤ floor + 5 ms".to_owned(),
-        verdict(extra <= 5e-3),
-    ]);
-    let last = median(&many[0]);
-    let name = format!("{MANY} cold calls, {MANY} functions, at once: last answer");
-    table.row([name, time(last), time(median(&many[1])), "-".to_owned(), signed(over(&many[0], &many[1])), "≤ 2 s".to_owned(), verdict(last <= 2.0)]);
-    let s: Vec<String> = stages.iter().map(|s| time(median(s))).collect();
-    let text = format!(
-        "{about}; {rounds} rounds, each with {TURNS} single calls and one burst\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}.\n",
+    for (name, samples) in [("one cold call", own), ("one cold call, parked network", parked)] {
+        let extra = median(&samples.hob.iter().zip(&samples.bare).map(|(a, b)| a - b).collect::<Vec<_>>());
+        let run = if samples.run.is_empty() { "-".to_owned() } else { time(median(&samples.run)) };
+        let row = [name.to_owned(), time(median(&samples.hob)), time(median(&samples.bare)), run, signed(extra)];
+        table.row([&row[..], &["≤ floor + 5 ms".to_owned(), verdict(extra <= 5e-3)]].concat());
+    }
+    let half = median(&parked.hob) / median(&own.hob);
+    let row = ["parked against not".to_owned(), format!("{half:.2}"), format!("{:.2}", median(&parked.bare) / median(&own.bare)), "-".to_owned()];
+    table.row([&row[..], &["-".to_owned(), "about half".to_owned(), String::new()]].concat());
+    let what = format!("{MANY} cold calls, {MANY} functions, at once: last answer");
+    let rows = [
+        ("", median(&own.many), time(median(&own.many_bare))),
+        (", the pool's first burst", median(&parked.first), "-".to_owned()),
+        (", networks parked for all", median(&parked.many), "-".to_owned()),
+    ];
+    for (how, last, bare) in rows {
+        table.row([format!("{what}{how}"), time(last), bare, "-".to_owned(), "-".to_owned(), "≤ 2 s".to_owned(), verdict(last <= 2.0)]);
+    }
+    let parts = |s: &Samples| s.stages.iter().map(|s| time(median(s))).collect::<Vec<_>>();
+    let (a, b) = (parts(own), parts(parked));
+    format!(
+        "{about}; {rounds} rounds, each with {TURNS} single calls of each kind and three bursts\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}. With a network to join: create {}, start {}, socket and call {}; remove {}.\n",
         table.text(),
-        s[0],
-        s[1],
-        s[2],
-        s[3]
-    );
-    publish("cold", &text, options)
+        a[0],
+        a[1],
+        a[2],
+        a[3],
+        b[0],
+        b[1],
+        b[2],
+        b[3]
+    )
 }
 
 fn signed(seconds: f64) -> String {
@@ -112,8 +165,8 @@ impl Bare {
 }
 
 /// One container by the engine's API, nothing in between.
-fn bare(scratch: &Path, name: &str) -> Result<Bare, Failure> {
-    let launched = launch(scratch, name);
+fn bare(scratch: &Path, name: &str, holder: Option<&Holder>) -> Result<Bare, Failure> {
+    let launched = launch(scratch, name, holder);
     let removed = remove(name);
     let mut bare = launched?;
     bare.remove = removed?;
@@ -125,13 +178,13 @@ fn container(name: &str) -> String {
 }
 
 /// Until the first answer; the container stays.
-fn launch(scratch: &Path, name: &str) -> Result<Bare, Failure> {
+fn launch(scratch: &Path, name: &str, holder: Option<&Holder>) -> Result<Bare, Failure> {
     let folder = socket_folder(scratch, name)?;
     let mut engine = Connection::new(Address::Unix(ENGINE.into()));
     engine.connect().map_err(|e| format!("{ENGINE}: {e}"))?;
     let asked = Instant::now();
     let create = format!("/v1.41/containers/create?name=hob-bench-{}-{name}", std::process::id());
-    post(&mut engine, &create, &body(&folder), 201)?;
+    post(&mut engine, &create, &body(&folder, holder), 201)?;
     let created = Instant::now();
     post(&mut engine, &format!("{}/start", container(name)), &Value::Null, 204)?;
     let started = Instant::now();
@@ -155,10 +208,10 @@ fn post(engine: &mut Connection, target: &str, body: &Value, expected: u16) -> R
 }
 
 /// What hob asks for, but its labels, swappiness and the function's own variables.
-fn body(folder: &Path) -> Value {
+fn body(folder: &Path, holder: Option<&Holder>) -> Value {
     let memory = FUNCTION_MIB << 20;
-    json!({
-        "Image": engine::IMAGE, "User": "1000:1000", "Hostname": "bench",
+    let mut body = json!({
+        "Image": engine::IMAGE, "User": "1000:1000",
         "Env": ["FN_FORMAT=http-stream", "FN_LISTENER=unix:/tmp/iofs/lsnr.sock"],
         "AttachStdout": false, "AttachStderr": false,
         "HostConfig": {
@@ -170,7 +223,33 @@ fn body(folder: &Path) -> Value {
                 {"Name": "sigpending", "Soft": 5000, "Hard": 5000}, {"Name": "msgqueue", "Soft": 819_200, "Hard": 819_200},
             ],
         },
-    })
+    });
+    match holder {
+        Some(holder) => body["HostConfig"]["NetworkMode"] = format!("container:{}", holder.name).into(),
+        None => body["Hostname"] = "bench".into(),
+    }
+    body
+}
+
+/// A container that holds a network for another one to join.
+struct Holder {
+    name: String,
+}
+
+impl Holder {
+    fn start(name: &str) -> Result<Holder, Failure> {
+        let name = format!("hob-bench-{}-{name}", std::process::id());
+        // Where hob has it from: it loads the image at its own first start.
+        engine::docker(&["run", "-d", "--name", &name, "--log-driver", "none", "--read-only", "--cap-drop", "all", PARKED_IMAGE])?;
+        Ok(Holder { name })
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The engine's refusal leaves a container a person can see.
+        let _ = engine::docker(&["rm", "-f", &self.name]);
+    }
 }
 
 fn socket_folder(scratch: &Path, name: &str) -> Result<PathBuf, Failure> {
@@ -201,7 +280,7 @@ fn bare_together(scratch: &Path, name: &str) -> Result<f64, Failure> {
             let (barrier, scratch, name) = (barrier.clone(), scratch.to_owned(), format!("{name}-{i}"));
             std::thread::spawn(move || {
                 barrier.wait();
-                let launched = launch(&scratch, &name);
+                let launched = launch(&scratch, &name, None);
                 // No removal competes with a start that is still measured.
                 barrier.wait();
                 let removed = remove(&name);

@@ -103,6 +103,7 @@ settings! {
     DOCKER_CONFIG Kind::Text, "", "folder of docker's config.json with registry credentials; empty = .docker in the home folder";
     FN_DOCKER_AUTH Kind::Text, "", "registry credentials, the text of a docker config.json; wins over the files";
     HOB_ENGINE_STARTS Kind::Count, "0", "starts the engine works on at the same time: more only make each slower; 0 = as many as CPUs, at least 2";
+    HOB_PARKED_NETWORKS Kind::Count, "16", "networks kept ready for starts to join, at most: two, or as many as starts came in bursts of late; each is a small container of its own; 0 = none";
     HOB_START_LANES Kind::Count, "8", "container starts under way at the same time";
     HOB_STOP_LANES Kind::Count, "8", "container removals under way at the same time";
     HOB_DRAIN_MSECS Kind::Millis, "5000", "at SIGTERM running calls may take this long; a second signal ends them at once";
@@ -175,6 +176,8 @@ pub struct DockerConfig {
     pub load_file: Option<PathBuf>,
     /// Starts at once, at least 1.
     pub parallel_starts: usize,
+    /// Networks kept ready, at most.
+    pub parked_networks: usize,
     /// Registry credentials as text; wins over `auth_files`.
     pub auth: Option<String>,
     /// Where registry credentials may lie, the first that parses is taken.
@@ -322,6 +325,7 @@ impl Raw {
                 0 => std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
                 n => n,
             },
+            parked_networks: self.size("HOB_PARKED_NETWORKS").min(512),
             auth: self.optional("FN_DOCKER_AUTH"),
             auth_files: self.auth_files(),
         }

@@ -47,6 +47,20 @@ impl Gauge {
 /// Idle containers that made room for another function.
 pub static EVICTIONS: Counter = Counter::new();
 
+/// Networks made ready for container starts.
+#[derive(Debug, Default)]
+pub struct Parked {
+    /// Ready now.
+    pub ready: Gauge,
+    /// Starts that joined one.
+    pub used: Counter,
+    /// Starts that found none ready.
+    pub missed: Counter,
+}
+
+/// Networks made ready for container starts, process-wide.
+pub static PARKED: Parked = Parked { ready: Gauge::new(), used: Counter::new(), missed: Counter::new() };
+
 /// Memory (bytes) and CPU (thousandths) given to containers, and free.
 #[derive(Debug, Default)]
 pub struct Utilisation {

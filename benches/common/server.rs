@@ -68,6 +68,22 @@ impl Hob {
         Connection::new(Address::Tcp(self.address))
     }
 
+    /// Waits until so many networks are parked.
+    pub(crate) fn await_parked(&self, count: usize) -> Result<(), Failure> {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let mut connection = self.connection();
+            let text = String::from_utf8_lossy(connection.ask(&request("GET", "/metrics", &[], b""))?.body).into_owned();
+            if text.lines().any(|l| l == format!("hob_parked_networks {count}")) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("no {count} parked networks: {}", self.log()).into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The sockets of the live containers.
     pub(crate) fn sockets(&self) -> Vec<PathBuf> {
         let Ok(folders) = std::fs::read_dir(self.data.path().join("d/iofs")) else { return Vec::new() };

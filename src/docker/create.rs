@@ -60,6 +60,14 @@ pub(super) fn iofs_source(path: &Path, parent: &Path, engine_parent: Option<&Pat
     }
 }
 
+/// What every container bears: whose it is, and who made it.
+pub(super) fn labels(identity: &Identity, tag: Option<&str>) -> impl Iterator<Item = (String, String)> {
+    let (store, instance) = (identity.store_id.to_string(), identity.instance_id.to_string());
+    let tagged = tag.map(|tag| [(LABEL_TAG, tag.to_owned()), (LABEL_TAG_INSTANCE, instance.clone())]);
+    let own = [(LABEL_STORE, store), (LABEL_INSTANCE, instance)];
+    tagged.into_iter().flatten().chain(own).map(|(key, value)| (key.to_owned(), value))
+}
+
 /// Everything a body is made from.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
@@ -69,7 +77,8 @@ pub(super) struct Plan<'a> {
     pub(super) host: Host,
     /// The folder as the engine sees it.
     pub(super) iofs_source: &'a str,
-    /// `none`, one of `FN_DOCKER_NETWORKS`, or the engine's default.
+    /// `none`, one of `FN_DOCKER_NETWORKS`, `container:ID` (a parked one), or
+    /// the engine's default.
     pub(super) network: Option<&'a str>,
     /// This host's name, for containers on the default network.
     pub(super) hostname: &'a str,
@@ -97,11 +106,9 @@ impl Plan<'_> {
         if self.network.is_none() {
             options.hostname(self.hostname.to_owned());
         }
-        let (store, instance) = (self.identity.store_id.to_string(), self.identity.instance_id.to_string());
-        if let Some(tag) = &self.config.label_tag {
-            options.label(LABEL_TAG.to_owned(), tag.clone()).label(LABEL_TAG_INSTANCE.to_owned(), instance.clone());
+        for (key, value) in labels(self.identity, self.config.label_tag.as_deref()) {
+            options.label(key, value);
         }
-        options.label(LABEL_STORE.to_owned(), store).label(LABEL_INSTANCE.to_owned(), instance);
         options.host_config(self.host_config());
         options
     }

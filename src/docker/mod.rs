@@ -3,7 +3,7 @@
 //!
 //! Owns: requests to the engine and their limits, create bodies, images and
 //! their pulls, the event stream, removal of what failed starts left, the
-//! choice of networks. Called by: `server` (open), `hot` through the `Driver`
+//! choice of networks, networks made ready. Called by: `server` (open), `hot` through the `Driver`
 //! trait, `cli` (images). Blocks on: the engine, each request with a limit
 //! from the one table in `engine`; the event stream, ended by `close`.
 //! Does not: know calls, queues, sockets of functions, or when to do what.
@@ -19,12 +19,15 @@ mod exits;
 mod images;
 mod name;
 mod networks;
+mod parked;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_fake;
+#[cfg(test)]
+mod tests_parked;
 mod transport;
 
 use std::fs::File;
@@ -40,6 +43,7 @@ pub use create::{IofsError, LABEL_INSTANCE, LABEL_STORE};
 pub use engine::{AddressError, Engine, EngineError, Fault, Op, Version};
 pub use images::{ImageRow, Images};
 pub use name::{ImageName, NameError};
+pub use parked::LABEL_PARKED;
 
 use crate::call::LaunchError;
 use crate::config::DockerConfig;
@@ -53,6 +57,7 @@ use engine::{Ask, pair};
 use events::Events;
 use exits::Exits;
 use networks::Networks;
+use parked::{Crew, Parked, Starting};
 
 /// The oldest engine that has what create bodies ask for.
 const OLDEST: (u32, u32) = (17, 10);
@@ -108,7 +113,7 @@ pub struct Docker {
     describe: String,
     /// Both `None` once closed.
     events: Mutex<Option<Events>>,
-    discarder: Mutex<Option<Discarder>>,
+    crew: Mutex<Option<Crew>>,
 }
 
 /// What the driver's own threads need too.
@@ -118,6 +123,9 @@ struct Shared {
     images: Images,
     exits: Arc<Exits>,
     networks: Networks,
+    parked: Parked,
+    /// `None` once closed.
+    discarder: Mutex<Option<Discarder>>,
     /// Starting is the engine's CPU time (namespaces, cgroups, runtime): beyond
     /// its CPUs more at once only bring the first one up later.
     starting: Permits,
@@ -135,6 +143,7 @@ struct Shared {
 struct Info {
     server_version: String,
     cgroup_version: String,
+    architecture: String,
     warnings: Option<Vec<String>>,
 }
 
@@ -196,10 +205,15 @@ impl Docker {
         let kind = if version.is_podman() { "podman" } else { "docker" };
         let describe = format!("{kind} {} (API {}, cgroup v{}) at {}", info.server_version, version.api_version, info.cgroup_version, engine.address());
         let exits = Arc::new(Exits::default());
+        // Podman makes its networks another way; nothing is known to be gained there.
+        let park = if version.is_podman() { 0 } else { config.parked_networks };
+        let discarder = Discarder::start(engine.clone())?;
         let shared = Arc::new(Shared {
             images,
             exits: exits.clone(),
             networks: Networks::new(config.networks.clone()),
+            parked: Parked::new(&config.networks, park, &info.architecture),
+            discarder: Mutex::new(Some(discarder)),
             starting: Permits::new(config.parallel_starts),
             config: config.clone(),
             identity: identity.clone(),
@@ -209,9 +223,11 @@ impl Docker {
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             engine: engine.clone(),
         });
-        let discarder = Discarder::start(engine.clone())?;
         let events = Events::start(engine, exits, identity.store_id.to_string())?;
-        Ok(Docker { shared, describe, events: Mutex::new(Some(events)), discarder: Mutex::new(Some(discarder)) })
+        let docker = Docker { shared, describe, events: Mutex::new(Some(events)), crew: Mutex::new(None) };
+        // Last: whatever fails before leaves no container.
+        *docker.crew.lock() = Crew::start(&docker.shared)?;
+        Ok(docker)
     }
 
     /// The engine's images.
@@ -219,19 +235,13 @@ impl Docker {
         &self.shared.images
     }
 
-    /// Hands a container to the thread that removes what nobody owns.
-    fn discard(&self, container: &str, exists: bool) {
-        match &*self.discarder.lock() {
-            Some(discarder) => discarder.take(Discard { container: container.to_owned(), exists }),
-            None => log::error!("container {container} is left behind: the driver is closed; the next start removes it"),
-        }
-    }
-
     /// Makes the container. What an unclear failure may have made is discarded.
-    fn create(&self, spec: &ContainerSpec, until: Instant) -> Result<String, EngineOrIofs> {
+    fn create(&self, spec: &ContainerSpec, join: bool, until: Instant) -> Result<Made, EngineOrIofs> {
         let shared = &*self.shared;
         let source = iofs_source(&spec.iofs, &shared.identity.iofs, shared.engine_iofs.as_deref())?;
-        let network = if spec.no_network { Some("none") } else { shared.networks.assign(&spec.id) };
+        let own = if spec.no_network { Some("none") } else { shared.networks.assign(&spec.id) };
+        let joined = if join && !spec.no_network { shared.parked.take(own, &spec.id) } else { None };
+        let network = joined.as_deref().or(own);
         let plan =
             Plan { spec, config: &shared.config, identity: &shared.identity, host: shared.host, iofs_source: &source, network, hostname: &shared.hostname };
         let malformed = |e: serde_json::Error| EngineError::new(Op::Create, &spec.id, Fault::Malformed { what: e.to_string() });
@@ -246,22 +256,22 @@ impl Docker {
                 Fault::Status { code, .. } => *code == 409 || *code >= 500,
             };
             if unclear {
-                self.discard(&spec.id, false);
+                shared.discard(&spec.id, false);
             }
         }
-        Ok(created?)
+        Ok(Made { engine_id: created?, joined: joined.is_some() })
     }
 
     /// Create, where the image may have gone since it was last seen. Also
     /// returns until when the start must be done.
-    fn create_with_image(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<Created<'_>, LaunchError> {
+    fn create_with_image(&self, spec: &ContainerSpec, join: bool, budget: &StartBudget) -> Result<Created<'_>, LaunchError> {
         let images = &self.shared.images;
         images.ensure(&spec.image, budget.pull_until)?;
-        match self.create_in_turn(spec, budget)? {
+        match self.create_in_turn(spec, join, budget)? {
             Err(EngineOrIofs::Engine(error)) if error.is_gone() && error.message().contains("No such image") => {
                 images.forget(&spec.image);
                 images.ensure(&spec.image, budget.pull_until)?;
-                self.create_in_turn(spec, budget)?.map_err(EngineOrIofs::launch_error)
+                self.create_in_turn(spec, join, budget)?.map_err(EngineOrIofs::launch_error)
             }
             done => done.map_err(EngineOrIofs::launch_error),
         }
@@ -269,14 +279,49 @@ impl Docker {
 
     /// Creates when it is this start's turn; the turn lasts until the permit
     /// is dropped. A pull never has one.
-    fn create_in_turn(&self, spec: &ContainerSpec, budget: &StartBudget) -> Result<Result<Created<'_>, EngineOrIofs>, LaunchError> {
+    fn create_in_turn(&self, spec: &ContainerSpec, join: bool, budget: &StartBudget) -> Result<Result<Created<'_>, EngineOrIofs>, LaunchError> {
         let until = Instant::now() + budget.start_within;
         let busy = || LaunchError::Engine { step: "start", text: "other starts took all its time".to_owned() };
         let permit = self.shared.starting.take(until).ok_or_else(busy)?;
+        let turn = Turn { _permit: permit, _starting: self.shared.parked.starting() };
         if self.shared.engine.call_off.fired() {
             return Err(LaunchError::CalledOff { why: "the server is shutting down" });
         }
-        Ok(self.create(spec, until).map(|engine_id| Created { engine_id, until, permit }))
+        Ok(self.create(spec, join, until).map(|made| Created { made, until, turn }))
+    }
+
+    /// Image, create, start. `join`: a parked network, if one is ready.
+    fn start_once(&self, spec: &ContainerSpec, join: bool, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, Failed> {
+        let shared = &*self.shared;
+        let begun = Instant::now();
+        let created = self.create_with_image(spec, join, budget).inspect_err(|_| shared.release(&spec.id))?;
+        let Created { made: Made { engine_id, joined }, until, turn } = created;
+        let created = Instant::now();
+        // Registered before it runs, so that no end goes unseen.
+        shared.exits.register(&engine_id, exit);
+        let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
+        if let Err(e) = shared.engine.start(&engine_id, left(until)) {
+            // Removed here and now: the next try has the same name.
+            let alone = joined && cannot_join(&e) && shared.engine.remove(&engine_id, left(until)).is_ok();
+            return Err(Failed { error: launch_error(&e), alone });
+        }
+        drop(turn);
+        let started = Instant::now();
+        let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;
+        unfinished.done = true;
+        log::debug!(
+            "container {}: image and create {} ms, start {} ms{}, inspect {} ms",
+            spec.id,
+            (created - begun).as_millis(),
+            (started - created).as_millis(),
+            if joined { " (parked network)" } else { "" },
+            started.elapsed().as_millis()
+        );
+        if !state.running {
+            shared.exits.ended(&engine_id, state.exit_code, state.oom_killed);
+        }
+        let freezer = self.freezer(&engine_id, &state);
+        Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, engine_id: engine_id.clone() })
     }
 
     fn freezer(&self, engine_id: &str, state: &State) -> Option<Freezer> {
@@ -290,11 +335,37 @@ impl Docker {
     }
 }
 
+/// A container the engine has made.
+struct Made {
+    engine_id: String,
+    /// It is to join a parked network.
+    joined: bool,
+}
+
+/// This start's turn at the engine.
+struct Turn<'d> {
+    _permit: Permit<'d>,
+    _starting: Starting<'d>,
+}
+
 /// A container that was created, not started.
 struct Created<'d> {
-    engine_id: String,
+    made: Made,
     until: Instant,
-    permit: Permit<'d>,
+    turn: Turn<'d>,
+}
+
+/// A start that failed.
+struct Failed {
+    error: LaunchError,
+    /// The parked network was not there to be joined; nothing is left.
+    alone: bool,
+}
+
+impl From<LaunchError> for Failed {
+    fn from(error: LaunchError) -> Failed {
+        Failed { error, alone: false }
+    }
 }
 
 /// Either way a create can fail.
@@ -327,8 +398,8 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if !self.done {
             self.docker.shared.exits.cancel(self.engine_id);
-            self.docker.shared.networks.release(self.name);
-            self.docker.discard(self.engine_id, true);
+            self.docker.shared.discard(self.engine_id, true);
+            self.docker.shared.release(self.name);
         }
     }
 }
@@ -343,30 +414,14 @@ impl Driver for Docker {
     }
 
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
-        let shared = &*self.shared;
-        let begun = Instant::now();
-        let Created { engine_id, until, permit } = self.create_with_image(spec, budget).inspect_err(|_| shared.networks.release(&spec.id))?;
-        let created = Instant::now();
-        // Registered before it runs, so that no end goes unseen.
-        shared.exits.register(&engine_id, exit);
-        let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
-        shared.engine.start(&engine_id, left(until)).map_err(|e| launch_error(&e))?;
-        drop(permit);
-        let started = Instant::now();
-        let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;
-        unfinished.done = true;
-        log::debug!(
-            "container {}: image and create {} ms, start {} ms, inspect {} ms",
-            spec.id,
-            (created - begun).as_millis(),
-            (started - created).as_millis(),
-            started.elapsed().as_millis()
-        );
-        if !state.running {
-            shared.exits.ended(&engine_id, state.exit_code, state.oom_killed);
+        match self.start_once(spec, true, budget, exit.clone()) {
+            Err(Failed { alone: true, error }) => {
+                log::warn!("container {}: starts again with a network of its own: {error}", spec.id);
+                self.start_once(spec, false, budget, exit)
+            }
+            done => done,
         }
-        let freezer = self.freezer(&engine_id, &state);
-        Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, engine_id: engine_id.clone() })
+        .map_err(|failed| failed.error)
     }
 
     fn freeze(&self, instance: &Instance) -> Result<(), DriverError> {
@@ -391,7 +446,7 @@ impl Driver for Docker {
             let _ = freezer.thaw();
         }
         let removed = shared.engine.remove(&instance.engine_id, REMOVE_WITHIN);
-        shared.networks.release(&instance.id);
+        shared.release(&instance.id);
         match removed {
             Ok(()) => {
                 // The event may still be on its way; it will find nobody left.
@@ -399,7 +454,7 @@ impl Driver for Docker {
                 Ok(())
             }
             Err(e) => {
-                self.discard(&instance.engine_id, true);
+                shared.discard(&instance.engine_id, true);
                 Err(failed("remove", instance, &e))
             }
         }
@@ -436,11 +491,17 @@ impl Driver for Docker {
 
     fn call_off(&self) {
         self.shared.engine.call_off.fire();
+        // In good time: it goes on beside the removal of the functions'.
+        self.shared.parked.close();
     }
 
     fn close(&self) {
-        // The discarder first: it still needs the engine's patience.
-        let discarder = self.discarder.lock().take();
+        let crew = self.crew.lock().take();
+        if let Some(crew) = crew {
+            crew.join(&self.shared);
+        }
+        // Before the engine's stop: it still needs the engine's patience.
+        let discarder = self.shared.discarder.lock().take();
         if let Some(discarder) = discarder {
             discarder.join();
         }
@@ -459,6 +520,26 @@ impl Drop for Docker {
 }
 
 impl Shared {
+    /// Hands a container to the thread that removes what nobody owns.
+    fn discard(&self, container: &str, exists: bool) {
+        match &*self.discarder.lock() {
+            Some(discarder) => discarder.take(Discard { container: container.to_owned(), exists }),
+            None => log::error!("container {container} is left behind: the driver is closed; the next start removes it"),
+        }
+    }
+
+    /// The container of that name is gone, or on its way: so is its share of
+    /// the networks.
+    fn release(&self, name: &str) {
+        self.networks.release(name);
+        self.parked.release(name);
+    }
+
+    /// What every container of this process bears.
+    fn labels(&self) -> serde_json::Map<String, serde_json::Value> {
+        create::labels(&self.identity, self.config.label_tag.as_deref()).map(|(key, value)| (key, value.into())).collect()
+    }
+
     /// A container of an earlier run, perhaps frozen by its cgroup, of which
     /// the engine knows nothing and which its kill would wait for in vain.
     fn remove_leftover(&self, container: &Listed) -> Result<(), EngineError> {
@@ -483,6 +564,12 @@ fn left(until: Instant) -> Duration {
 
 fn failed(verb: &'static str, instance: &Instance, error: &dyn std::error::Error) -> DriverError {
     DriverError { verb, id: instance.id.clone(), text: error.to_string() }
+}
+
+/// The container whose network was to be joined is not there any more.
+fn cannot_join(error: &EngineError) -> bool {
+    let message = error.message();
+    matches!(error.status(), Some(404 | 409 | 500)) && ["cannot join network", "No such container", "/ns/net"].iter().any(|words| message.contains(words))
 }
 
 /// What a waiting caller is told about a failed step.

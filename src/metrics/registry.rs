@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Counter, EDGE, EVICTIONS, Gauge, UTILISATION};
+use super::{Counter, EDGE, EVICTIONS, Gauge, PARKED, UTILISATION};
 
 /// Calls of functions.
 #[derive(Debug)]
@@ -120,6 +120,9 @@ pub fn render() -> String {
     value(&mut out, "fn_util_cpu_used", "gauge", "thousandths of a CPU reserved for containers", UTILISATION.cpu_used.get());
     value(&mut out, "fn_util_cpu_avail", "gauge", "thousandths of a CPU free for containers", UTILISATION.cpu_free.get());
     value(&mut out, "fn_container_evictions", "counter", "idle containers that made room for another function", EVICTIONS.get());
+    value(&mut out, "hob_parked_networks", "gauge", "networks ready for a container to join", PARKED.ready.get());
+    value(&mut out, "hob_parked_used_total", "counter", "container starts that joined a ready network", PARKED.used.get());
+    value(&mut out, "hob_parked_missed_total", "counter", "container starts that found no ready network", PARKED.missed.get());
     edge(&mut out);
     API.render(&mut out);
     process(&mut out);

@@ -20,6 +20,7 @@ mod instances;
 mod launch;
 mod limits;
 mod main_job;
+mod parked;
 mod process;
 mod receipts;
 mod settings;

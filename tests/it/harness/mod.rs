@@ -93,6 +93,8 @@ pub(crate) struct Server {
 pub(crate) fn command(folder: &Folder, env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hob"));
     command.arg("serve").env_clear().env("FN_PORT", "0").env("FN_LOG_LEVEL", "debug").env("HOB_DATA", folder.path.join("data"));
+    // Most tests count containers; networks are parked where a test says so.
+    command.env("HOB_PARKED_NETWORKS", "0");
     command.env("FN_CONTAINER_LABEL_TAG", &folder.tag).envs(env.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
