@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::create::{LABEL_INSTANCE, LABEL_STORE};
 use super::engine::{Ask, Engine, EngineError, Fault, Op};
-use super::name::encode;
+use crate::registry::encode;
 
 /// `State` of an inspected container. Every field may be missing: engines add
 /// and drop them.

@@ -8,7 +8,6 @@
 //! from the one table in `engine`; the event stream, ended by `close`.
 //! Does not: know calls, queues, sockets of functions, or when to do what.
 
-mod auth;
 mod build;
 mod containers;
 mod create;
@@ -17,7 +16,6 @@ mod engine;
 mod events;
 mod exits;
 mod images;
-mod name;
 mod networks;
 mod parked;
 #[cfg(test)]
@@ -38,11 +36,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-pub use auth::{AuthError, Credentials, Registries};
 pub use create::{IofsError, LABEL_INSTANCE, LABEL_STORE};
 pub use engine::{AddressError, Engine, EngineError, Fault, Op, Version};
 pub use images::{ImageRow, Images};
-pub use name::{ImageName, NameError};
 pub use parked::LABEL_PARKED;
 
 use crate::call::LaunchError;
@@ -50,6 +46,7 @@ use crate::config::DockerConfig;
 use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
 use crate::model::Id;
 use crate::pool::{Permit, Permits, SpawnError, Thread, spawn};
+use crate::registry::{AuthError, Registries, encode};
 use containers::{Listed, State, passing};
 use create::{Host, Plan, iofs_source};
 use discard::{Discard, Discarder};
@@ -584,7 +581,7 @@ fn launch_error(error: &EngineError) -> LaunchError {
 /// Where a volume lies on the engine's host. (Mounting a folder inside a
 /// volume needs API 1.45; its path there works with every engine.)
 fn volume_place(engine: &Engine, volume: &str) -> Result<PathBuf, DockerOpenError> {
-    let found: Volume = engine.ask_until(&Ask::new(Op::InspectVolume, volume, "GET", format!("/volumes/{}", name::encode(volume, false))), passing)?.json()?;
+    let found: Volume = engine.ask_until(&Ask::new(Op::InspectVolume, volume, "GET", format!("/volumes/{}", encode(volume, false))), passing)?.json()?;
     if found.mountpoint.starts_with('/') { Ok(PathBuf::from(found.mountpoint)) } else { Err(DockerOpenError::Volume { volume: volume.to_owned() }) }
 }
 
