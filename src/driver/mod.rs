@@ -1,13 +1,14 @@
 //! The seam between the scheduler and whatever makes containers.
 //!
 //! Owns: the `Driver` trait and the plain structs that cross it.
-//! Called by: `hot` (the lanes). Implemented by: `docker`, later `sandbox`.
+//! Called by: `hot` (the lanes). Implemented by: `docker`, `sandbox`.
 //! Blocks on: each verb is blocking, bounded by the deadline it is given or by
 //! the driver's own request time-outs. Does not: know calls, queues or routes.
 
 mod freezer;
 
 use std::fmt::Debug;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -85,6 +86,12 @@ pub trait Driver: Send + Sync + Debug {
 
     /// One line for the start-up print: version, address, why chosen.
     fn describe(&self) -> String;
+
+    /// A socket folder of the driver's own kind, by descriptor; `None`: an
+    /// ordinary folder will do. `ContainerSpec::iofs` names it then.
+    fn socket_folder(&self) -> Option<std::io::Result<OwnedFd>> {
+        None
+    }
 
     /// Image, create, start. When it returns an error nothing is left behind
     /// (or its removal is under way in the driver's own care). `exit` is told

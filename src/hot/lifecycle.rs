@@ -97,7 +97,11 @@ fn boot(
     boot_word: &Receiver<Boot>,
 ) -> Result<Box<Container>, LaunchError> {
     let (spec, id) = (&queue.spec, pulse.id);
-    let folder = shared.iofs.create(id.as_str()).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
+    let failed = |text: String| LaunchError::Iofs { text };
+    let folder = match shared.driver.socket_folder() {
+        Some(made) => shared.iofs.adopt(id.as_str(), made.map_err(|e| failed(e.to_string()))?),
+        None => shared.iofs.create(id.as_str()).map_err(|e| failed(e.to_string()))?,
+    };
     // INVARIANT: set up before the container starts, or its socket may appear unseen.
     let watch = shared.watcher.watch(&folder, SOCKET_NAME).map_err(|e| LaunchError::Iofs { text: e.to_string() })?;
     let start_timeout = shared.config.start_timeout.unwrap_or(FAR);

@@ -14,8 +14,6 @@ mod api;
 mod clients;
 mod containers;
 mod crowd;
-mod durability;
-mod environment;
 mod fn_tool;
 mod hostile;
 mod instances;
