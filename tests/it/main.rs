@@ -19,6 +19,7 @@ mod hostile;
 mod instances;
 mod launch;
 mod limits;
+mod logs;
 mod main_job;
 mod parked;
 mod process;
