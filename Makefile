@@ -43,6 +43,7 @@ functions:
 test: functions
 	cd functions/fdk && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo test
 	cargo test
+	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip a_pull_ --skip a_missing_image
 
 check: functions
 	cargo fmt --check

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::{Call, CallError, Caller, Moment};
 use crate::config::Config;
-use crate::hot::{Hot, Lease, Logs};
+use crate::hot::{Hot, Lease};
 use crate::metrics::CALLS;
 use crate::model::{FnSpec, Id, SlotKey, Timestamp};
 use crate::pool::{Gate, Stop};
@@ -108,11 +108,6 @@ impl Agent {
         for spec in kept_up {
             self.hot.prewarm(spec);
         }
-    }
-
-    /// What the functions printed: recent logs, and where else they go.
-    pub fn logs(&self) -> &Logs {
-        self.hot.logs()
     }
 
     /// Queues, containers, tokens and lanes as JSON.

@@ -57,7 +57,7 @@ settings! {
     HOB_API_TOKEN Kind::Text, "", "bearer token the management API asks for; empty = none on loopback";
     HOB_API_OPEN Kind::Switch, "false", "allow the management API without a token beyond loopback";
     HOB_DATA Kind::Text, "data", "data folder: store, sockets, lock file";
-    HOB_DRIVER Kind::Choice(&["auto", "docker"]), "auto", "what runs containers";
+    HOB_DRIVER Kind::Choice(&["auto", "docker", "sandbox"]), "auto", "what runs containers; auto: docker when an engine answers at DOCKER_HOST, else hob's own sandbox";
     FN_DB_URL Kind::Text, "", "store, sqlite3:///path/fn.db; empty = fn.db in the data folder";
     FN_NODE_TYPE Kind::Choice(&["full"]), "full", "role of this process; see docs/SCALING.md for more machines";
     FN_LOG_FORMAT Kind::Choice(&["text", "json"]), "text", "form of the log's lines on standard error";
@@ -82,8 +82,6 @@ settings! {
     FN_HOT_START_TIMEOUT_MSECS Kind::Millis, "5000", "a container's socket must appear within this";
     FN_MAX_RESPONSE_SIZE Kind::Count, "0", "largest function answer body in bytes; 0 = no limit";
     FN_MAX_HDR_RESPONSE_SIZE Kind::Count, "65536", "largest function answer head in bytes";
-    FN_MAX_LOG_SIZE_BYTES Kind::Count, "1048576", "most bytes kept of what a function prints during one call, the newest; 0 = nothing is kept";
-    FN_DISABLE_DEBUG_USER_LOGS Kind::Switch, "false", "do not copy what functions print into hob's own log (at level debug)";
     FN_MAX_TOTAL_MEMORY_BYTES Kind::Count, "0", "memory hob may give to containers; 0 = what the host has, less headroom";
     FN_MAX_TOTAL_CPU_MCPUS Kind::Count, "0", "CPU hob may give to containers, in thousandths; 0 = what the host has";
     FN_MAX_PIDS Kind::Count, "50", "processes per container; 0 = no limit";
@@ -106,13 +104,14 @@ settings! {
     FN_DOCKER_AUTH Kind::Text, "", "registry credentials, the text of a docker config.json; wins over the files";
     HOB_ENGINE_STARTS Kind::Count, "0", "starts the engine works on at the same time: more only make each slower; 0 = as many as CPUs, at least 2";
     HOB_PARKED_NETWORKS Kind::Count, "16", "networks kept ready for starts to join, at most: two, or as many as starts came in bursts of late; each is a small container of its own; 0 = none";
+    HOB_SANDBOX_NETWORK Kind::Choice(&["none", "host"]), "none", "network of a sandbox: nothing but its own loopback, or the host's";
+    HOB_SANDBOX_PARKED Kind::Count, "4", "sandboxes made ready before they are needed";
+    HOB_SANDBOX_STRICT Kind::Switch, "false", "do not start when this host can't give the sandbox everything";
+    HOB_SANDBOX_UIDS Kind::Count, "1900000000", "first of the 65536 user and group ids of sandboxes; nothing else on the host may use them";
     HOB_START_LANES Kind::Count, "8", "container starts under way at the same time";
     HOB_STOP_LANES Kind::Count, "8", "container removals under way at the same time";
     HOB_DRAIN_MSECS Kind::Millis, "5000", "at SIGTERM running calls may take this long; a second signal ends them at once";
 }
-
-/// One call's log is held in memory while the call runs.
-const MAX_LOG_BYTES: usize = 64 * 1024 * 1024;
 
 /// A parsed configuration. Durations of `None` mean "never" or "no limit".
 #[derive(Debug, Clone)]
@@ -147,14 +146,12 @@ pub struct Config {
     /// 0 = no limit.
     pub max_answer_bytes: u64,
     pub max_answer_head_bytes: usize,
-    /// 0 = nothing is kept.
-    pub max_log_bytes: usize,
-    pub copy_logs: bool,
     /// 0 = what the host has.
     pub max_total_memory_bytes: u64,
     /// 0 = what the host has.
     pub max_total_cpu_mcpus: u64,
     pub docker: DockerConfig,
+    pub sandbox: SandboxConfig,
     pub iofs: PathBuf,
     /// `FN_IOFS_DOCKER_PATH`: a path, or the name of a volume.
     pub iofs_docker: Option<String>,
@@ -190,6 +187,17 @@ pub struct DockerConfig {
     pub auth: Option<String>,
     /// Where registry credentials may lie, the first that parses is taken.
     pub auth_files: Vec<PathBuf>,
+}
+
+/// What the sandbox needs to know beyond the limits it shares with docker.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    pub host_network: bool,
+    /// Cells that wait.
+    pub parked: usize,
+    pub strict: bool,
+    /// Outside identity of a cell's identity 0.
+    pub base: u32,
 }
 
 /// All problems found, one line each.
@@ -300,11 +308,10 @@ impl Raw {
                 0 => 64 * 1024,
                 n => n,
             },
-            max_log_bytes: self.size("FN_MAX_LOG_SIZE_BYTES").min(MAX_LOG_BYTES),
-            copy_logs: !self.switch("FN_DISABLE_DEBUG_USER_LOGS"),
             max_total_memory_bytes: self.count("FN_MAX_TOTAL_MEMORY_BYTES"),
             max_total_cpu_mcpus: self.count("FN_MAX_TOTAL_CPU_MCPUS"),
             docker: self.docker(),
+            sandbox: self.sandbox(),
             iofs: self.optional("FN_IOFS_PATH").map_or_else(|| data.join("iofs"), PathBuf::from),
             iofs_docker: self.optional("FN_IOFS_DOCKER_PATH"),
             start_lanes: self.size("HOB_START_LANES").clamp(1, 64),
@@ -338,6 +345,21 @@ impl Raw {
             parked_networks: self.size("HOB_PARKED_NETWORKS").min(512),
             auth: self.optional("FN_DOCKER_AUTH"),
             auth_files: self.auth_files(),
+        }
+    }
+
+    fn sandbox(&mut self) -> SandboxConfig {
+        let first = self.count("HOB_SANDBOX_UIDS");
+        // Below it are the host's own; the kernel's ids end at 2^32 - 2.
+        let base = u32::try_from(first).ok().filter(|b| (65_536..u32::MAX - 65_536).contains(b)).unwrap_or_else(|| {
+            self.problems.push(format!("HOB_SANDBOX_UIDS: {first} is not between 65536 and 4294901758"));
+            65_536
+        });
+        SandboxConfig {
+            host_network: self.text("HOB_SANDBOX_NETWORK") == "host",
+            parked: self.size("HOB_SANDBOX_PARKED").clamp(1, 256),
+            strict: self.switch("HOB_SANDBOX_STRICT"),
+            base,
         }
     }
 

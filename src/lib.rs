@@ -18,6 +18,8 @@ pub mod uds;
 // What makes containers.
 pub mod docker;
 pub mod driver;
+pub mod registry;
+pub mod sandbox;
 
 // What is kept, and who manages it.
 pub mod api;

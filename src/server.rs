@@ -19,9 +19,10 @@ use crate::config::Config;
 use crate::docker::{Docker, Identity};
 use crate::driver::Driver;
 use crate::edge::Edge;
-use crate::hot::{Hot, HotConfig, LogOptions};
+use crate::hot::{Hot, HotConfig};
 use crate::model::Id;
 use crate::pool::{Need, Tokens, host, spawn};
+use crate::sandbox::Sandbox;
 use crate::store::Store;
 use crate::uds::iofs::Iofs;
 
@@ -74,10 +75,7 @@ impl Server {
         let iofs_path = absolute(&config.iofs)?;
         let iofs = Iofs::open(&iofs_path)?;
         let identity = Identity { store_id: *store.id(), instance_id: Id::new(), iofs: iofs_path, iofs_docker: config.iofs_docker.clone() };
-        let driver: Arc<dyn Driver> = Arc::new(
-            Docker::open(&config.docker, &identity)
-                .map_err(|e| format!("{e}\nhob needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?,
-        );
+        let driver = driver(config, &data, &identity)?;
         reclaim(&*driver, &iofs);
         let total = host::capacity(config.max_total_memory_bytes, config.max_total_cpu_mcpus)?;
         let hot = Hot::open(hot_config(config), driver.clone(), Tokens::new(total), iofs)?;
@@ -150,6 +148,28 @@ impl Server {
     }
 }
 
+/// Docker, or hob's own sandbox; `auto` takes docker when an engine answers.
+fn driver(config: &Config, data: &Path, identity: &Identity) -> Result<Arc<dyn Driver>, Failure> {
+    let docker = || Docker::open(&config.docker, identity);
+    let sandbox = || Sandbox::open(&config.sandbox, &config.docker, data, &identity.store_id.to_string(), "/proc/self/exe".into());
+    match config.driver.as_str() {
+        "docker" => Ok(Arc::new(
+            docker().map_err(|e| format!("{e}\nHOB_DRIVER=docker needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?,
+        )),
+        "sandbox" => Ok(Arc::new(sandbox()?)),
+        _ => match docker() {
+            Ok(docker) => Ok(Arc::new(docker)),
+            Err(no_engine) => {
+                log::info!("no container engine ({no_engine}): hob's own sandbox is used");
+                let sandbox = sandbox().map_err(|e| {
+                    format!("{no_engine}\nand no sandbox: {e}\nhob needs one of them: start docker (or point DOCKER_HOST at an engine), or run hob as root")
+                })?;
+                Ok(Arc::new(sandbox))
+            }
+        },
+    }
+}
+
 /// Every change of the store reaches the containers: at once, not when the
 /// next call comes.
 fn observe(store: &Arc<Store>, agent: &Arc<Agent>) {
@@ -174,7 +194,6 @@ fn hot_config(config: &Config) -> HotConfig {
         non_blocking: config.non_blocking,
         start_lanes: config.start_lanes,
         stop_lanes: config.stop_lanes,
-        logs: LogOptions { max_call_bytes: config.max_log_bytes, copy: config.copy_logs },
     }
 }
 

@@ -43,6 +43,11 @@ enum Output {
 
 /// Runs the program; the result is the process's exit code.
 pub fn main() -> ExitCode {
+    // Before anything else: this process must have nothing but one thread.
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(crate::sandbox::SPAWNER_ARGUMENT) {
+        return crate::sandbox::spawner_main(&arguments.next().unwrap_or_default());
+    }
     main_with(std::env::args_os())
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::containers::passing;
 use super::engine::{Ask, EngineError, Op};
 use super::images::{Images, progress};
-use super::name::encode;
+use crate::registry::encode;
 
 /// A step of a Dockerfile may say nothing for so long (a compiler, a download).
 const STEP_SILENCE: Duration = Duration::from_secs(1800);

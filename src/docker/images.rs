@@ -10,12 +10,11 @@ use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::auth::Registries;
 use super::containers::passing;
 use super::engine::{Ask, Engine, EngineError, Fault, Op, clean};
 use super::launch_error;
-use super::name::{ImageName, encode};
 use crate::call::LaunchError;
+use crate::registry::{ImageName, Registries, encode};
 
 /// An image seen this long ago is taken to be there still. A create that says
 /// otherwise ends the belief at once.

@@ -8,7 +8,6 @@
 //! from the one table in `engine`; the event stream, ended by `close`.
 //! Does not: know calls, queues, sockets of functions, or when to do what.
 
-mod auth;
 mod build;
 mod containers;
 mod create;
@@ -17,7 +16,6 @@ mod engine;
 mod events;
 mod exits;
 mod images;
-mod name;
 mod networks;
 mod parked;
 #[cfg(test)]
@@ -38,11 +36,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-pub use auth::{AuthError, Credentials, Registries};
 pub use create::{IofsError, LABEL_INSTANCE, LABEL_STORE};
 pub use engine::{AddressError, Engine, EngineError, Fault, Op, Version};
 pub use images::{ImageRow, Images};
-pub use name::{ImageName, NameError};
 pub use parked::LABEL_PARKED;
 
 use crate::call::LaunchError;
@@ -50,6 +46,7 @@ use crate::config::DockerConfig;
 use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
 use crate::model::Id;
 use crate::pool::{Permit, Permits, SpawnError, Thread, spawn};
+use crate::registry::{AuthError, Registries, encode};
 use containers::{Listed, State, passing};
 use create::{Host, Plan, iofs_source};
 use discard::{Discard, Discarder};
@@ -298,10 +295,8 @@ impl Docker {
         let Created { made: Made { engine_id, joined }, until, turn } = created;
         let created = Instant::now();
         // Registered before it runs, so that no end goes unseen.
-        shared.exits.register(&engine_id, exit.clone());
+        shared.exits.register(&engine_id, exit);
         let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
-        self.attach(spec, &engine_id, &*exit);
-        let attached = Instant::now();
         if let Err(e) = shared.engine.start(&engine_id, left(until)) {
             // Removed here and now: the next try has the same name.
             let alone = joined && cannot_join(&e) && shared.engine.remove(&engine_id, left(until)).is_ok();
@@ -312,11 +307,10 @@ impl Docker {
         let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;
         unfinished.done = true;
         log::debug!(
-            "container {}: image and create {} ms, attach {} us, start {} ms{}, inspect {} ms",
+            "container {}: image and create {} ms, start {} ms{}, inspect {} ms",
             spec.id,
             (created - begun).as_millis(),
-            (attached - created).as_micros(),
-            (started - attached).as_millis(),
+            (started - created).as_millis(),
             if joined { " (parked network)" } else { "" },
             started.elapsed().as_millis()
         );
@@ -325,18 +319,6 @@ impl Docker {
         }
         let freezer = self.freezer(&engine_id, &state);
         Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, engine_id: engine_id.clone() })
-    }
-
-    /// Hands over what the container prints. A function whose output is lost
-    /// still answers.
-    fn attach(&self, spec: &ContainerSpec, engine_id: &str, sink: &dyn ExitSink) {
-        if !sink.wants_output() {
-            return;
-        }
-        match self.shared.engine.attach(engine_id) {
-            Ok(output) => sink.output(output),
-            Err(error) => log::warn!("what container {} prints is lost: {error}", spec.id),
-        }
     }
 
     fn freezer(&self, engine_id: &str, state: &State) -> Option<Freezer> {
@@ -599,7 +581,7 @@ fn launch_error(error: &EngineError) -> LaunchError {
 /// Where a volume lies on the engine's host. (Mounting a folder inside a
 /// volume needs API 1.45; its path there works with every engine.)
 fn volume_place(engine: &Engine, volume: &str) -> Result<PathBuf, DockerOpenError> {
-    let found: Volume = engine.ask_until(&Ask::new(Op::InspectVolume, volume, "GET", format!("/volumes/{}", name::encode(volume, false))), passing)?.json()?;
+    let found: Volume = engine.ask_until(&Ask::new(Op::InspectVolume, volume, "GET", format!("/volumes/{}", encode(volume, false))), passing)?.json()?;
     if found.mountpoint.starts_with('/') { Ok(PathBuf::from(found.mountpoint)) } else { Err(DockerOpenError::Volume { volume: volume.to_owned() }) }
 }
 

@@ -1,7 +1,7 @@
 //! The seam between the scheduler and whatever makes containers.
 //!
 //! Owns: the `Driver` trait and the plain structs that cross it.
-//! Called by: `hot` (the lanes). Implemented by: `docker`, later `sandbox`.
+//! Called by: `hot` (the lanes). Implemented by: `docker`, `sandbox`.
 //! Blocks on: each verb is blocking, bounded by the deadline it is given or by
 //! the driver's own request time-outs. Does not: know calls, queues or routes.
 
@@ -41,60 +41,10 @@ pub struct ContainerSpec {
     pub no_network: bool,
 }
 
-/// Who is told what becomes of a container. Every method must return at once:
-/// they run on the driver's threads.
+/// Told once when a container ended, whatever the reason. Must return at
+/// once: it runs on the driver's event thread.
 pub trait ExitSink: Send + Sync {
-    /// Told once when it ended, whatever the reason.
     fn exited(&self, exit: Exit);
-
-    /// Whether anybody reads what it prints. If not, the driver need not ask
-    /// for it, and sees to it that the function's writes do not block.
-    fn wants_output(&self) -> bool {
-        false
-    }
-
-    /// What it prints is to be read here. Told before its first process runs,
-    /// so that no line is missed; once for each descriptor.
-    fn output(&self, output: Output) {
-        drop(output);
-    }
-}
-
-/// Where a container's standard output and error arrive.
-#[derive(Debug)]
-pub struct Output {
-    /// A pipe or a stream socket; it ends with the container. Whoever reads it
-    /// makes it non-blocking.
-    pub fd: OwnedFd,
-    pub framing: Framing,
-    /// What was read from it already.
-    pub early: Vec<u8>,
-}
-
-/// How bytes and streams come apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// All of it is one stream.
-    Plain(Stream),
-    /// The engine's frames: stream (1 byte), three zeros, length (4 bytes, big
-    /// endian), then as many bytes.
-    Frames,
-}
-
-/// Which of the two outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stream {
-    Stdout,
-    Stderr,
-}
-
-impl Stream {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        }
-    }
 }
 
 /// Limits of one start.
@@ -136,6 +86,12 @@ pub trait Driver: Send + Sync + Debug {
 
     /// One line for the start-up print: version, address, why chosen.
     fn describe(&self) -> String;
+
+    /// A socket folder of the driver's own kind, by descriptor; `None`: an
+    /// ordinary folder will do. `ContainerSpec::iofs` names it then.
+    fn socket_folder(&self) -> Option<std::io::Result<OwnedFd>> {
+        None
+    }
 
     /// Image, create, start. When it returns an error nothing is left behind
     /// (or its removal is under way in the driver's own care). `exit` is told

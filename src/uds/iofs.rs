@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,12 +50,14 @@ struct Shared {
 }
 
 /// One container's socket folder; removed with all it holds when dropped.
+/// An adopted one has no name: it goes with its last descriptor.
 #[derive(Debug)]
 pub struct Folder {
     name: String,
     path: PathBuf,
     fd: OwnedFd,
     parent: Arc<Shared>,
+    adopted: bool,
 }
 
 impl Iofs {
@@ -99,10 +101,18 @@ impl Iofs {
             }
         };
         shared.live.lock().insert(id.to_owned());
-        let folder = Folder { name: id.to_owned(), path: path.clone(), fd, parent: shared.clone() };
+        let folder = Folder { name: id.to_owned(), path: path.clone(), fd, parent: shared.clone(), adopted: false };
         // By mode, not by mkdir's argument: the umask must not have a say.
         chmodat(&shared.fd, id, Mode::from_raw_mode(0o777), AtFlags::empty()).map_err(|e| failed("set the mode of", e))?;
         Ok(folder)
+    }
+
+    /// Takes a folder that somebody else made and that has no place in the
+    /// parent; its path is the descriptor's.
+    pub fn adopt(&self, id: &str, fd: OwnedFd) -> Folder {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        self.shared.live.lock().insert(id.to_owned());
+        Folder { name: id.to_owned(), path, fd, parent: self.shared.clone(), adopted: true }
     }
 
     /// Removes folders that an earlier run left behind; returns how many. Only
@@ -151,7 +161,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(e) = remove_folder(&self.parent, &self.name) {
+        if !self.adopted
+            && let Err(e) = remove_folder(&self.parent, &self.name)
+        {
             log::warn!("{e}");
         }
         self.parent.live.lock().remove(&self.name);

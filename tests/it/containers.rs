@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::harness::{Server, engine, together, wait_until};
+use crate::harness::{Server, container_pid, kill_container, together, wait_until};
 
 #[test]
 fn the_last_used_container_serves_next() {
@@ -55,7 +55,7 @@ fn an_idle_container_is_frozen_and_wakes_for_a_call() {
     let Some(server) = Server::start(&[("FN_FREEZE_IDLE_MSECS", "50")]) else { return };
     let echo = server.function("echo", "echo", json!({}));
     let first = server.good_call(&echo, &[], b"");
-    let (file, frozen) = freezer(engine::pid(&server.containers()[0]));
+    let (file, frozen) = freezer(container_pid(&server.containers()[0]));
     let is_frozen = || std::fs::read_to_string(&file).is_ok_and(|s| s.contains(frozen));
     for round in 0..5 {
         wait_until("the freezer", 5, || is_frozen().then_some(()));
@@ -70,7 +70,7 @@ fn never_frozen_when_told_so() {
     let Some(server) = Server::start(&[("FN_FREEZE_IDLE_MSECS", "-1")]) else { return };
     let echo = server.function("echo", "echo", json!({}));
     server.good_call(&echo, &[], b"");
-    let (file, frozen) = freezer(engine::pid(&server.containers()[0]));
+    let (file, frozen) = freezer(container_pid(&server.containers()[0]));
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(!std::fs::read_to_string(file).expect("state").contains(frozen));
     server.stop();
@@ -111,7 +111,7 @@ fn a_container_killed_from_outside_is_replaced() {
         let Some(server) = Server::start(&[("FN_FREEZE_IDLE_MSECS", freeze)]) else { return };
         let echo = server.function("echo", "echo", json!({}));
         let first = server.good_call(&echo, &[], b"");
-        engine::kill(&server.containers()[0]);
+        kill_container(&server.containers()[0]);
         let next = server.good_call(&echo, &[], b"next");
         assert_eq!(next.text(), "next");
         assert_ne!(first.field("X-Instance"), next.field("X-Instance"));

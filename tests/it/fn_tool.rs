@@ -317,7 +317,7 @@ fn invoke() {
     let Some(server) = Server::start(&[("HOB_API_TOKEN", "s3cret")]) else { return };
     let tool = Tool { server: &server, token: Some("s3cret") };
     let app = tool.create_app("a", Value::Null);
-    let image = crate::harness::engine::image("echo");
+    let image = server.image("echo");
     tool.create_function(&app, "f", &image);
     let function = tool.function(&tool.app("a").expect("found"), "f").expect("found");
     let answer = tool.post_to(invoke_endpoint(&function), "from the tool");
@@ -334,7 +334,7 @@ fn invoke() {
     let stale = tool.post_to(invoke_endpoint(&function), "");
     assert_eq!((stale.status, stale.message().as_str()), (404, "Fn not found"));
     // status >= 400 and JSON with a message: "Error invoking function. status: 502 message: …"
-    let broken = tool.create_function(&app, "broken", &crate::harness::engine::image("hostile"));
+    let broken = tool.create_function(&app, "broken", &server.image("hostile"));
     tool.put("fns", broken.clone(), json!({"config": {"HOSTILE": "exits"}}));
     let failed = tool.post_to(invoke_endpoint(&broken), "");
     assert!(failed.status >= 400 && !failed.message().is_empty(), "{failed:?}");

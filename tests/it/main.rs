@@ -19,7 +19,6 @@ mod hostile;
 mod instances;
 mod launch;
 mod limits;
-mod logs;
 mod main_job;
 mod parked;
 mod process;

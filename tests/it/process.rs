@@ -38,7 +38,20 @@ fn every_thread_under_load_has_a_known_name() {
         }
     });
     println!("threads seen: {names:?}");
-    let ours = ["hob", "edge-poll", "edge-", "api-", "hot-launch echo", "hot-start-", "hot-stop-", "hot-logs", "uds-watch", "docker-", "store-writer"];
+    let ours = [
+        "hob",
+        "edge-poll",
+        "edge-",
+        "api-",
+        "hot-launch echo",
+        "hot-start-",
+        "hot-stop-",
+        "hot-logs",
+        "uds-watch",
+        "docker-",
+        "sandbox-reaper",
+        "store-writer",
+    ];
     // tiny_http names none of its threads: they bear the starting thread's name, the program's.
     let strangers: Vec<_> = names.keys().filter(|name| !ours.iter().any(|our| *name == our || (our.ends_with('-') && name.starts_with(our)))).collect();
     assert!(strangers.is_empty(), "unknown threads: {strangers:?}");

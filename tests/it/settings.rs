@@ -21,7 +21,7 @@ fn wrong_settings_are_all_listed() {
 #[test]
 fn a_missing_engine_is_told() {
     let folder = Folder::new();
-    let output = command(&folder, &[("DOCKER_HOST", "unix:///nowhere/docker.sock")]).output().expect("the program starts");
+    let output = command(&folder, &[("HOB_DRIVER", "docker"), ("DOCKER_HOST", "unix:///nowhere/docker.sock")]).output().expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("/nowhere/docker.sock") && said.contains("DOCKER_HOST"), "{said}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Folder, Server, command, http, together, wait_until};
+use crate::harness::{Folder, Server, command, http, sandbox, together, wait_until};
 
 #[test]
 fn a_running_call_is_answered_before_the_end() {
@@ -142,7 +142,12 @@ fn what_a_killed_server_left_is_removed_at_the_next_start() {
     server.good_call(&echo, &[], b"");
     server.signal(Signal::KILL);
     assert_eq!(server.wait(5), None, "killed");
-    assert_eq!((server.containers().len(), server.socket_folders()), (1, 1));
+    if sandbox::chosen() {
+        // A sandbox outlives its server by a moment: nobody has to come for it.
+        wait_until("the end of what was left", 5, || server.containers().is_empty().then_some(()));
+    } else {
+        assert_eq!((server.containers().len(), server.socket_folders()), (1, 1));
+    }
     drop(server);
     let server = Server::start_in(folder, &[]).expect("an engine was there");
     assert_eq!((server.containers().len(), server.socket_folders()), (0, 0), "{}", server.log());

@@ -1,11 +1,12 @@
 //! The container engine, asked directly: what is there, and images made of
 //! the sample functions.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -55,13 +56,6 @@ pub(crate) fn kill(container: &Value) {
     assert_eq!(response.status, 204, "{response:?}");
 }
 
-/// Removes a container behind the server's back, running or not.
-pub(crate) fn remove(container: &Value) {
-    let id = container["Id"].as_str().expect("id");
-    let response = ask("DELETE", &format!("/containers/{id}?force=1"), &[]).expect("the engine removes");
-    assert_eq!(response.status, 204, "{response:?}");
-}
-
 /// The image of a sample function, built and loaded when it is not there yet.
 pub(crate) fn image(function: &'static str) -> String {
     static IMAGES: [(&str, OnceLock<String>); 3] = [("echo", OnceLock::new()), ("hello", OnceLock::new()), ("hostile", OnceLock::new())];
@@ -69,8 +63,15 @@ pub(crate) fn image(function: &'static str) -> String {
     image.get_or_init(|| load(function)).clone()
 }
 
-fn load(function: &str) -> String {
-    let program = std::fs::read(build(function)).expect("the program was built");
+/// The program of a sample function, built when it is not there yet.
+pub(crate) fn program(function: &'static str) -> PathBuf {
+    static PROGRAMS: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    // Held while building: nobody builds the same twice.
+    PROGRAMS.lock().unwrap_or_else(|e| e.into_inner()).entry(function).or_insert_with(|| build(function)).clone()
+}
+
+fn load(function: &'static str) -> String {
+    let program = std::fs::read(program(function)).expect("the program was built");
     let digest = hex(&program);
     let name = format!("hob-test/{function}:{}", &digest[..12]);
     if ask("GET", &format!("/images/{name}/json"), &[]).expect("the engine inspects").status == 200 {
@@ -100,7 +101,7 @@ fn build(function: &str) -> PathBuf {
 }
 
 /// A docker archive of one layer that holds one static program.
-fn archive(name: &str, program: &[u8]) -> Vec<u8> {
+pub(crate) fn archive(name: &str, program: &[u8]) -> Vec<u8> {
     let mut layer = tar::Builder::new(Vec::new());
     append(&mut layer, "function", program);
     let layer = layer.into_inner().expect("memory");

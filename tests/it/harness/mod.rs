@@ -3,6 +3,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod http;
+pub(crate) mod sandbox;
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
@@ -95,6 +96,7 @@ pub(crate) fn command(folder: &Folder, env: &[(&str, &str)]) -> Command {
     command.arg("serve").env_clear().env("FN_PORT", "0").env("FN_LOG_LEVEL", "debug").env("HOB_DATA", folder.path.join("data"));
     // Most tests count containers; networks are parked where a test says so.
     command.env("HOB_PARKED_NETWORKS", "0");
+    command.env("HOB_DRIVER", if sandbox::chosen() { "sandbox" } else { "docker" });
     command.env("FN_CONTAINER_LABEL_TAG", &folder.tag).envs(env.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
@@ -108,7 +110,7 @@ impl Server {
 
     /// Starts on the data of an earlier server.
     pub(crate) fn start_in(folder: Arc<Folder>, env: &[(&str, &str)]) -> Option<Server> {
-        if !engine::answers() {
+        if !answers() {
             return None;
         }
         let permit = Permit::take();
@@ -142,11 +144,13 @@ impl Server {
 
     /// Containers of this server, as the engine lists them.
     pub(crate) fn containers(&self) -> Vec<Value> {
-        engine::containers(&self.folder.tag)
+        if sandbox::chosen() { sandbox::containers(&self.log()) } else { engine::containers(&self.folder.tag) }
     }
 
     pub(crate) fn socket_folders(&self) -> usize {
-        std::fs::read_dir(self.folder.path.join("data/iofs")).map_or(0, Iterator::count)
+        // A sandbox's folder is a mount that lives and dies with its container.
+        let kept = if sandbox::chosen() { self.containers().len() } else { 0 };
+        kept + std::fs::read_dir(self.folder.path.join("data/iofs")).map_or(0, Iterator::count)
     }
 
     pub(crate) fn send(&self, method: &str, target: &str, body: &[u8]) -> Response {
@@ -162,7 +166,12 @@ impl Server {
 
     /// A function of a sample's image with 64 MiB; `more` overrides. Its id.
     pub(crate) fn function(&self, name: &str, sample: &'static str, more: Value) -> String {
-        self.function_of(name, &engine::image(sample), more)
+        self.function_of(name, &self.image(sample), more)
+    }
+
+    /// The image of a sample function, where this server finds it.
+    pub(crate) fn image(&self, sample: &'static str) -> String {
+        if sandbox::chosen() { sandbox::install(&self.folder.path.join("data"), sample) } else { engine::image(sample) }
     }
 
     pub(crate) fn function_of(&self, name: &str, image: &str, more: Value) -> String {
@@ -277,6 +286,21 @@ impl Drop for Server {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// Whether what runs the containers is there; else tests are skipped.
+fn answers() -> bool {
+    if sandbox::chosen() { sandbox::answers() } else { engine::answers() }
+}
+
+/// Host process id of a container.
+pub(crate) fn container_pid(container: &Value) -> u64 {
+    if sandbox::chosen() { sandbox::pid(container) } else { engine::pid(container) }
+}
+
+/// Ends a container behind the server's back.
+pub(crate) fn kill_container(container: &Value) {
+    if sandbox::chosen() { sandbox::kill(container) } else { engine::kill(container) }
 }
 
 /// Names of a process's threads as the kernel has them.

@@ -79,7 +79,7 @@ impl fmt::Display for ImageName {
 
 /// Percent-encodes for a path segment or a query value. `keep_slash` for image
 /// names, which the engine takes with their slashes.
-pub(super) fn encode(text: &str, keep_slash: bool) -> String {
+pub fn encode(text: &str, keep_slash: bool) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = String::with_capacity(text.len() + 8);
     for byte in text.bytes() {

@@ -1,0 +1,348 @@
+//! The built-in driver: containers made by hob itself, from namespaces, control
+//! groups and a system call filter. No engine, no daemon, no process beside
+//! each container but its own first one.
+//!
+//! Owns: the spawner process and the cells it forks, the pool of cells that
+//! wait, their control groups, the image store. Called by: `server` (open),
+//! `cli` (the spawner's own start), `hot` through the `Driver` trait. Blocks
+//! on: a cell's answer and end, each with a limit; a pull; the reaper thread on
+//! the spawner's word. Does not: know calls, queues, sockets of functions.
+//!
+//! ```text
+//!  server ── asks, hears ends ──► spawner (one thread, no secrets, bare root)
+//!    │                               │ clone3: pid, mount, uts, ipc, net
+//!    │   line of its own             ▼
+//!    └────────────────────────► cell (process 1): in its cgroup, /proc and /dev
+//!          Go, root, folder          │ ready, waits … root, pivot, user, filter
+//!                                    ▼ fork, exec
+//!                                 the function
+//! ```
+//!
+//! Whoever dies takes what is below with it: the function with its cell (a pid
+//! namespace), a cell with the spawner (parent death signal), the spawner with
+//! the server (its socket). Mounts belong to the cell's namespace alone.
+
+mod cell;
+mod cgroup;
+pub mod images;
+mod keeper;
+mod root;
+mod seccomp;
+mod spawner;
+mod sys;
+mod wire;
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rustix::event::PollFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::call::LaunchError;
+use crate::config::{DockerConfig, SandboxConfig};
+use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
+use crate::pool::{Stop, Woke, wait_for};
+use cgroup::{Cgroups, Limits};
+use images::{ImageConfig, Images, Pull, Rootfs};
+pub use keeper::SpawnerError;
+use keeper::{Cell, Keeper, Options};
+pub use spawner::{ARGUMENT as SPAWNER_ARGUMENT, main as spawner_main};
+use wire::{Go, Limit};
+
+/// The user of every function, unless privileges are left on.
+const FUNCTION_USER: root::Identity = root::Identity { uid: 1000, gid: 1000, groups: Vec::new() };
+/// /tmp of a function without a memory limit, bytes.
+const TMP_BYTES: u64 = 64 << 20;
+/// Roots whose mount points were seen to.
+const PREPARED: usize = 4096;
+/// With privileges left on, what a root user keeps, over its own identities
+/// only: change owners, ignore modes, signal, change user, bind low ports.
+const PRIVILEGED: u64 = 0b101_1111_1011;
+
+/// The driver could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxOpenError {
+    #[error(transparent)]
+    Spawner(#[from] SpawnerError),
+    #[error(transparent)]
+    Images(#[from] images::OpenError),
+    #[error("HOB_SANDBOX_STRICT: this host lacks {missing}")]
+    Strict { missing: String },
+    #[error("the sandbox needs root: run hob as root, or use docker")]
+    NotRoot,
+    #[error("cannot hold a descriptor: {source}")]
+    Stop { source: std::io::Error },
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Sandbox {
+    keeper: Keeper,
+    images: Images,
+    limits: DockerConfig,
+    config: SandboxConfig,
+    missing: Vec<String>,
+    prepared: Mutex<HashSet<PathBuf>>,
+    call_off: Stop,
+    swept: usize,
+}
+
+impl Sandbox {
+    /// Starts the spawner, sweeps what an earlier run of this store left,
+    /// parks the first cells. `program` is this program's file.
+    ///
+    /// # Errors
+    /// See [`SandboxOpenError`]; nothing is left running.
+    pub fn open(config: &SandboxConfig, limits: &DockerConfig, data: &Path, store: &str, program: PathBuf) -> Result<Sandbox, SandboxOpenError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(SandboxOpenError::NotRoot);
+        }
+        let images = Images::open(&data.join("images"), images::Options::default())?;
+        let groups = Cgroups::open(store);
+        let swept = groups.sweep();
+        let missing: Vec<String> = groups.missing().iter().map(|c| format!("the {c} cgroup")).collect();
+        if config.strict && !missing.is_empty() {
+            return Err(SandboxOpenError::Strict { missing: missing.join(", ") });
+        }
+        log::debug!("sandbox: cgroups {}", groups.name());
+        let options = Options { program, base: config.base, own_net: !config.host_network, parked: config.parked };
+        let keeper = Keeper::open(options, groups)?;
+        let call_off = Stop::new().map_err(|source| SandboxOpenError::Stop { source })?;
+        let (limits, config) = (limits.clone(), config.clone());
+        Ok(Sandbox { keeper, images, limits, config, missing, prepared: Mutex::default(), call_off, swept })
+    }
+
+    /// What this host does not give, in words; empty when all is there.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
+    fn prepare(&self, root: &Path) -> Result<(), LaunchError> {
+        if self.prepared.lock().contains(root) {
+            return Ok(());
+        }
+        root::prepare(root).map_err(|e| engine("image", e))?;
+        let mut prepared = self.prepared.lock();
+        if prepared.len() >= PREPARED {
+            prepared.clear();
+        }
+        prepared.insert(root.to_owned());
+        Ok(())
+    }
+
+    fn go(&self, spec: &ContainerSpec, root: &Rootfs) -> Result<Go, LaunchError> {
+        let image = &root.config;
+        let argv: Vec<String> = image.entrypoint.iter().chain(&image.cmd).cloned().collect();
+        if argv.is_empty() {
+            return Err(engine("start", "the image names no program (Entrypoint and Cmd are empty)"));
+        }
+        let user = if self.limits.unprivileged {
+            FUNCTION_USER
+        } else {
+            let (passwd, group) = (root::read(&root.path, "etc/passwd"), root::read(&root.path, "etc/group"));
+            root::identity(&image.user, &passwd, &group).map_err(|text| engine("start", text))?
+        };
+        let memory = spec.memory_mib.saturating_mul(1 << 20);
+        let tmp_bytes = match (spec.tmpfs_mib, memory) {
+            (0, 0) => TMP_BYTES,
+            (0, memory) => memory,
+            (mib, _) => mib.saturating_mul(1 << 20),
+        };
+        let inodes = if spec.tmpfs_mib == 0 { 0 } else { self.limits.max_tmpfs_inodes };
+        let limits = [
+            Limit::OpenFiles(self.limits.max_open_files),
+            Limit::LockedMemory(self.limits.max_locked_memory),
+            Limit::PendingSignals(self.limits.max_pending_signals),
+            Limit::MessageQueues(self.limits.max_message_queue),
+            Limit::Core(0),
+        ];
+        Ok(Go {
+            hostname: spec.id.chars().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect(),
+            argv,
+            env: environment(image, spec),
+            working_dir: image.working_dir.clone(),
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups,
+            capabilities: if self.limits.unprivileged { 0 } else { PRIVILEGED },
+            tmp_bytes,
+            tmp_inodes: inodes,
+            limits: limits.to_vec(),
+            writable_root: !self.limits.readonly_rootfs,
+        })
+    }
+
+    /// Everything from the image to the function's first instruction.
+    fn launch(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
+        let mut steps = Steps::new();
+        let limit = budget.pull_until.saturating_duration_since(Instant::now());
+        let image = self.images.ensure(&spec.image, Pull::Missing, budget.pull_until, &self.call_off).map_err(|e| e.launch_error(&spec.image, limit))?;
+        if !image.config.volumes.is_empty() && !self.limits.allow_volume {
+            return Err(LaunchError::ImageVolume { image: spec.image.clone() });
+        }
+        self.prepare(&image.path)?;
+        let go = self.go(spec, &image)?;
+        let tree = root::tree(&image.path, self.keeper.users()).map_err(|e| engine("image", e))?;
+        steps.done("image");
+        let until = Instant::now() + budget.start_within;
+        let mut cell = self.keeper.take(until).map_err(|text| engine("park", text))?;
+        steps.done("cell");
+        let limits = Limits { memory_bytes: spec.memory_mib.saturating_mul(1 << 20), cpu_milli: spec.cpu_milli, pids: self.limits.max_pids };
+        let folder = match cell.slot.set(limits).map_err(|e| engine("limits", e)).and_then(|()| folder(&spec.iofs)) {
+            Ok(folder) => folder,
+            Err(e) => {
+                self.keeper.discard(cell);
+                return Err(e);
+            }
+        };
+        steps.done("limits");
+        let result = self.order(spec, cell, image, exit, &go, [&tree, &folder], until);
+        steps.done("exec");
+        log::debug!("container {}: {}", spec.id, steps.text());
+        result
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one start, told once")]
+    fn order(
+        &self,
+        spec: &ContainerSpec,
+        cell: Cell,
+        root: Rootfs,
+        exit: Arc<dyn ExitSink>,
+        go: &Go,
+        fds: [&OwnedFd; 2],
+        until: Instant,
+    ) -> Result<Instance, LaunchError> {
+        let (pid, slot) = (cell.pid, cell.slot.number);
+        // Registered before it runs, so that no end goes unseen.
+        let line = self.keeper.adopt(&spec.id, cell, root, exit);
+        let begun = wire::send_go(line.as_fd(), go, &fds.map(AsFd::as_fd)).map_err(|e| e.to_string()).and_then(|()| await_exec(&line, until));
+        if let Err(text) = begun {
+            if let Err(e) = self.keeper.remove(&spec.id) {
+                log::error!("container {}: {e}", spec.id);
+            }
+            return Err(engine("start", text));
+        }
+        let name = self.keeper.groups().path_of(slot);
+        let freezer = Freezer::find(pid, &name).inspect_err(|e| log::debug!("container {}: cannot be frozen: {e}", spec.id)).ok();
+        Ok(Instance { id: spec.id.clone(), engine_id: pid.to_string(), pid: Some(pid), freezer })
+    }
+}
+
+/// The line ends when the program is executed; a last word says why it is not.
+fn await_exec(line: &OwnedFd, until: Instant) -> Result<(), String> {
+    match wait_for(line.as_fd(), PollFlags::IN, None, None, Some(until)) {
+        Ok(Woke::Ready) => keeper::last_word(line).map_or(Ok(()), Err),
+        Ok(_) => Err("the program was not executed in time".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The socket folder as a mount that a cell can take.
+fn folder(path: &Path) -> Result<OwnedFd, LaunchError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e: Errno| LaunchError::Iofs { text: format!("{}: {e}", path.display()) })
+}
+
+/// The image's, then the function's over it.
+fn environment(image: &ImageConfig, spec: &ContainerSpec) -> Vec<String> {
+    let set = |key: &str| spec.env.iter().any(|(k, _)| k == key);
+    let mut env: Vec<String> = image.env.iter().filter(|pair| !set(pair.split('=').next().unwrap_or_default())).cloned().collect();
+    if !set("PATH") && !env.iter().any(|e| e.starts_with("PATH=")) {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    }
+    env.extend(spec.env.iter().map(|(k, v)| format!("{k}={v}")));
+    if !env.iter().any(|e| e.starts_with("HOME=")) {
+        env.push("HOME=/".to_owned());
+    }
+    env
+}
+
+fn engine(step: &'static str, text: impl std::fmt::Display) -> LaunchError {
+    LaunchError::Engine { step, text: text.to_string() }
+}
+
+/// What each part of a start took, for the log.
+struct Steps {
+    last: Instant,
+    text: String,
+}
+
+impl Steps {
+    fn new() -> Steps {
+        Steps { last: Instant::now(), text: String::new() }
+    }
+
+    fn done(&mut self, name: &str) {
+        use std::fmt::Write;
+        let now = Instant::now();
+        let _ = write!(self.text, "{}{name} {} µs", if self.text.is_empty() { "" } else { ", " }, (now - self.last).as_micros());
+        self.last = now;
+    }
+
+    fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Driver for Sandbox {
+    fn name(&self) -> &'static str {
+        "sandbox"
+    }
+
+    fn describe(&self) -> String {
+        let network = if self.config.host_network { "the host's network" } else { "no network" };
+        let ids = format!("users {} to {}", self.config.base, u64::from(self.config.base) + u64::from(cell::IDS) - 1);
+        let lacks = if self.missing.is_empty() { String::new() } else { format!("; MISSING: {}", self.missing.join(", ")) };
+        format!("sandbox (namespaces, seccomp, {}, {ids}, {network}){lacks}", self.keeper.groups().describe())
+    }
+
+    fn socket_folder(&self) -> Option<Result<OwnedFd, std::io::Error>> {
+        Some(cell::socket_folder().map_err(Into::into))
+    }
+
+    fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
+        if self.call_off.fired() {
+            return Err(LaunchError::CalledOff { why: "the server is shutting down" });
+        }
+        self.launch(spec, budget, exit)
+    }
+
+    fn freeze(&self, instance: &Instance) -> Result<(), DriverError> {
+        with_freezer("freeze", instance, Freezer::freeze)
+    }
+
+    fn thaw(&self, instance: &Instance) -> Result<(), DriverError> {
+        with_freezer("thaw", instance, Freezer::thaw)
+    }
+
+    fn remove(&self, instance: &Instance) -> Result<(), DriverError> {
+        self.keeper.remove(&instance.id).map_err(|text| DriverError { verb: "remove", id: instance.id.clone(), text })
+    }
+
+    fn reclaim(&self) -> Result<usize, DriverError> {
+        // Done before the first cell was parked.
+        Ok(self.swept)
+    }
+
+    fn call_off(&self) {
+        self.call_off.fire();
+    }
+
+    fn close(&self) {
+        self.keeper.close();
+    }
+}
+
+/// Without a freezer a container is simply left running.
+fn with_freezer(verb: &'static str, instance: &Instance, act: impl Fn(&Freezer) -> Result<(), crate::driver::FreezerError>) -> Result<(), DriverError> {
+    match &instance.freezer {
+        Some(freezer) => act(freezer).map_err(|e| DriverError { verb, id: instance.id.clone(), text: e.to_string() }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,117 @@
+use super::*;
+
+const V1_MOUNTS: &str = "\
+30 25 0:26 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct
+31 25 0:27 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+32 25 0:28 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+33 25 0:29 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
+34 25 0:30 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+fn v1(memory: &str) -> String {
+    format!("4:pids:/\n3:memory:{memory}\n2:freezer:/\n1:cpu,cpuacct:/a\n0::/\n")
+}
+
+#[test]
+fn a_hybrid_host_is_version_1() {
+    let (tree, missing) = find(&v1("/x/y"), V1_MOUNTS, &|_| String::new());
+    let Tree::V1(groups) = tree else { panic!("{tree:?}") };
+    assert!(missing.is_empty());
+    assert!(groups.contains(&(Controller::Memory, "/sys/fs/cgroup/memory/x/y".into())));
+    assert!(groups.contains(&(Controller::Cpu, "/sys/fs/cgroup/cpu/a".into())));
+}
+
+#[test]
+fn a_pure_version_2_host_and_what_it_lacks() {
+    let mounts = "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
+    let (tree, missing) = find("0::/system.slice/hob.service\n", mounts, &|_| "cpu io memory pids\n".to_owned());
+    assert_eq!(tree, Tree::V2("/sys/fs/cgroup/system.slice/hob.service".into()));
+    assert!(missing.is_empty());
+    let (tree, missing) = find("0::/a\n", mounts, &|_| "memory pids".to_owned());
+    assert_eq!((tree, missing), (Tree::V2("/sys/fs/cgroup/a".into()), vec!["cpu"]));
+    let (tree, missing) = find("0::/a\n", mounts, &|_| String::new());
+    assert_eq!((tree, missing.len()), (Tree::None, 4));
+}
+
+#[test]
+fn a_mount_that_shows_a_part_only() {
+    let mount = Mount { root: "/docker/abc", at: "/sys/fs/cgroup/memory", kind: "cgroup", options: "memory" };
+    assert_eq!(mount.place("/docker/abc/x"), Some("/sys/fs/cgroup/memory/x".into()));
+    assert_eq!(mount.place("/docker/abc"), Some("/sys/fs/cgroup/memory".into()));
+    assert_eq!(mount.place("/docker/other"), None);
+    let whole = Mount { root: "/", at: "/cg", kind: "cgroup2", options: "" };
+    assert_eq!(whole.place("/../elsewhere"), None);
+}
+
+/// A folder that looks like a group: files are made by being written.
+struct Fake(PathBuf);
+
+impl Fake {
+    fn new(name: &str) -> Fake {
+        let path = std::env::temp_dir().join(format!("hob-cgroup-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("a folder");
+        Fake(path)
+    }
+
+    fn slot(&self, v2: bool) -> Slot {
+        for file in ["cgroup.procs", "freezer.state"] {
+            fs::write(self.0.join(file), "").expect("a file");
+        }
+        let folders = if v2 { vec![(Controller::Memory, self.0.clone())] } else { CONTROLLERS.iter().map(|(c, _)| (*c, self.0.clone())).collect() };
+        Slot::make(1, folders, v2).expect("a slot")
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn limits_in_the_words_of_version_1() {
+    let fake = Fake::new("v1");
+    let mut slot = fake.slot(false);
+    slot.set(Limits { memory_bytes: 64 << 20, cpu_milli: 500, pids: 50 }).expect("set");
+    assert_eq!(fake.read("memory.limit_in_bytes"), "67108864");
+    assert_eq!(fake.read("memory.memsw.limit_in_bytes"), "67108864");
+    assert_eq!((fake.read("pids.max").as_str(), fake.read("cpu.cfs_quota_us").as_str()), ("50", "50000"));
+    slot.set(Limits::default()).expect("set");
+    assert_eq!((fake.read("memory.limit_in_bytes").as_str(), fake.read("pids.max").as_str(), fake.read("cpu.cfs_quota_us").as_str()), ("-1", "max", "-1"));
+    assert!(slot.freezer.is_some() && slot.procs.len() == 4);
+}
+
+#[test]
+fn limits_in_the_words_of_version_2() {
+    let fake = Fake::new("v2");
+    let mut slot = fake.slot(true);
+    slot.set(Limits { memory_bytes: 1 << 20, cpu_milli: 1, pids: 0 }).expect("set");
+    assert_eq!((fake.read("memory.max").as_str(), fake.read("memory.swap.max").as_str(), fake.read("memory.oom.group").as_str()), ("1048576", "0", "1"));
+    assert_eq!((fake.read("cpu.max").as_str(), fake.read("pids.max").as_str()), ("1000 100000", "max"), "not below the kernel's least");
+    assert!(slot.procs.len() == 1 && slot.freezer.is_none(), "one group holds everything");
+}
+
+#[test]
+fn a_kill_for_memory_is_seen_once() {
+    for (v2, file) in [(false, "memory.oom_control"), (true, "memory.events")] {
+        let fake = Fake::new(file);
+        fs::write(fake.0.join(file), "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n").expect("written");
+        let mut slot = fake.slot(v2);
+        assert!(!slot.oom_killed(), "what was before does not count");
+        fs::write(fake.0.join(file), "low 0\noom 3\noom_kill 3\n").expect("written");
+        assert!(slot.oom_killed() && !slot.oom_killed());
+    }
+}
+
+#[test]
+fn a_group_with_processes_is_delegated_from_below() {
+    let fake = Fake::new("delegate");
+    // A plain folder accepts the first write: nothing needs to move.
+    delegate(&fake.0).expect("delegated");
+    assert!(fake.0.join("cgroup.subtree_control").exists() && !fake.0.join("hob-server").exists());
+}
