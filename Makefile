@@ -11,11 +11,12 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test check bench bench-sched bench-cold perf static doc clean functions
+.PHONY: help run test conformance check bench bench-sched bench-cold perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
 	@echo "make test     every test, on the real container engine"
+	@echo "make conformance  answers of a server against docs/openapi.yaml (part of make test)"
 	@echo "make check    formatting, lints, tests, documentation"
 	@echo "make bench    a hot call through hob, through nginx and direct"
 	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
@@ -44,6 +45,12 @@ test: functions
 	cd functions/fdk && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo test
 	cargo test
 	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip a_pull_ --skip a_missing_image
+	$(MAKE) conformance
+
+# Asks a server what docs/openapi.yaml says, and compares the answers.
+conformance: functions
+	cargo build --bin hob
+	tools/conformance $(TARGET)/debug/hob $(TARGET)/functions/echo $(TARGET)
 
 check: functions
 	cargo fmt --check

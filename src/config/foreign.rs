@@ -50,11 +50,11 @@ foreign! {
     FN_IMAGE_CLEAN_EXEMPT_TAGS Warned, "images are not removed";
     FN_IOFS_TMPFS Warned, "put FN_IOFS_PATH on a tmpfs of its own";
     FN_IOFS_OPTS Warned, "put FN_IOFS_PATH on a tmpfs mounted with the options you want";
-    FN_EXPERIMENTAL_PREFORK_POOL_SIZE Warned, "networks are not made ahead";
-    FN_EXPERIMENTAL_PREFORK_IMAGE Warned, "networks are not made ahead";
-    FN_EXPERIMENTAL_PREFORK_CMD Warned, "networks are not made ahead";
-    FN_EXPERIMENTAL_PREFORK_USE_ONCE Warned, "networks are not made ahead";
-    FN_EXPERIMENTAL_PREFORK_NETWORKS Warned, "networks are not made ahead";
+    FN_EXPERIMENTAL_PREFORK_POOL_SIZE Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
+    FN_EXPERIMENTAL_PREFORK_IMAGE Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
+    FN_EXPERIMENTAL_PREFORK_CMD Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
+    FN_EXPERIMENTAL_PREFORK_USE_ONCE Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
+    FN_EXPERIMENTAL_PREFORK_NETWORKS Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
     DOCKER_TLS_VERIFY Refused, "hob does not speak TLS to the engine: use its Unix socket, or an SSH tunnel to it";
     DOCKER_CERT_PATH Warned, "hob does not speak TLS to the engine: use its Unix socket, or an SSH tunnel to it";
     DOCKER_API_VERSION Warned, "the version is agreed with the engine";

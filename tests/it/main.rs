@@ -14,6 +14,8 @@ mod api;
 mod clients;
 mod containers;
 mod crowd;
+mod durability;
+mod environment;
 mod fn_tool;
 mod hostile;
 mod instances;
