@@ -92,7 +92,9 @@ impl Agent {
 
     /// The execution limit runs from here, thaw included (spec agent §1.5).
     fn exchange(&self, call: &Call, lease: &mut Lease, caller: &mut dyn Caller, started: Instant) -> Result<(Result<(), CallError>, Fate), CallError> {
-        caller.passed(Moment::Acquired(lease.origin()));
+        if let Some(container) = lease.container_id() {
+            caller.passed(Moment::Acquired { origin: lease.origin(), container });
+        }
         if lease.is_dead() {
             return Err(CallError::NoAnswer { cause: "the container had ended before the call".to_owned(), exit: None });
         }
@@ -108,6 +110,11 @@ impl Agent {
         for spec in kept_up {
             self.hot.prewarm(spec);
         }
+    }
+
+    /// Whether some caller waits for a container, of any function.
+    pub fn is_crowded(&self) -> bool {
+        self.hot.is_crowded()
     }
 
     /// Queues, containers, tokens and lanes as JSON.

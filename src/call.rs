@@ -68,7 +68,7 @@ pub struct AnswerHead<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     /// A container is in the call's hands.
-    Acquired(Origin),
+    Acquired { origin: Origin, container: Id },
     /// The container runs again after a freeze.
     Thawed,
     /// The request's head, and as much of its body as fits, is in the socket.
@@ -177,6 +177,32 @@ impl fmt::Display for Exit {
             code => write!(f, "exit code {code}"),
         }
     }
+}
+
+/// How a detached call is to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Detached {
+    /// 0 to 2; higher ones first.
+    pub priority: u8,
+    /// Not before this has passed.
+    pub delay: Duration,
+    /// A repeat with the same key is the same call.
+    pub key: Option<String>,
+}
+
+/// A detached call was not accepted: it will not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DetachError {
+    #[error("the server is shutting down")]
+    Draining,
+    #[error("detached calls are switched off")]
+    Off,
+    #[error("the body has {len} bytes, more than {max}")]
+    TooLarge { len: u64, max: u64 },
+    #[error("{limit} detached calls wait already")]
+    Full { limit: usize },
+    #[error("the call cannot be kept: {cause}")]
+    NotKept { cause: String },
 }
 
 /// Every way a call can fail. Texts for users are made in `respond`.

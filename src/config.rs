@@ -8,9 +8,12 @@
 //! what is new is `HOB_*`. Every name may also be given as `NAME_FILE`, a file
 //! whose trimmed content is the value.
 
+mod calls;
 mod foreign;
 
 pub use foreign::{FOREIGN, Foreign, Verdict};
+
+pub use calls::{CallsConfig, Keep};
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -75,6 +78,15 @@ settings! {
     HOB_MAX_QUEUED Kind::Count, "1000", "calls of one function waiting at the same time; beyond it 503";
     HOB_MAX_QUEUED_NODE Kind::Count, "5000", "calls of all functions waiting at the same time; beyond it 503";
     HOB_SERVER_TIMING Kind::Switch, "false", "every call's answer says in Server-Timing where its time went; else those asked with Fn-Timing: 1";
+    HOB_CALL_RECORDS Kind::Choice(&["none", "errors", "all"]), "errors", "calls that are written down; detached ones always are";
+    HOB_CALLS_PER_FN Kind::Count, "10000", "records kept of each function";
+    HOB_CALLS_MAX_AGE_SECS Kind::Count, "604800", "records, dead detached calls and idempotency keys are forgotten after this";
+    HOB_ANSWERS_MAX_AGE_SECS Kind::Count, "86400", "answers of detached calls are forgotten after this";
+    HOB_DETACHED_WORKERS Kind::Count, "8", "detached calls running at the same time; 0 = none are accepted";
+    HOB_DETACHED_MAX_QUEUED Kind::Count, "100000", "detached calls waiting or running; beyond it 503";
+    HOB_DETACHED_MAX_BODY Kind::Count, "1048576", "largest body of a detached call in bytes";
+    HOB_DETACHED_ATTEMPTS Kind::Count, "3", "runs of a detached call that fails; hob/max-attempts of a function wins";
+    HOB_DETACHED_SHARE_PERCENT Kind::Count, "50", "share of the functions' memory that detached calls may use";
     FN_ENABLE_NB_RESOURCE_TRACKER Kind::Switch, "false", "answer 503 at once instead of waiting for memory or CPU";
     FN_FREEZE_IDLE_MSECS Kind::Millis, "50", "freeze a container idle for this long; 0 = at once, negative = never";
     FN_HOT_LAUNCHER_TIMEOUT_MSECS Kind::Millis, "3600000", "a function's queue and launcher thread end after this long without work";
@@ -135,6 +147,7 @@ pub struct Config {
     pub max_connections: usize,
     pub max_active: usize,
     pub server_timing: bool,
+    pub calls: CallsConfig,
     pub max_wait: Option<Duration>,
     pub max_queued: usize,
     pub max_queued_node: usize,
@@ -295,6 +308,7 @@ impl Raw {
             max_connections: self.size("HOB_MAX_CONNECTIONS").max(1),
             max_active: self.size("HOB_MAX_ACTIVE").max(1),
             server_timing: self.switch("HOB_SERVER_TIMING"),
+            calls: self.calls(),
             max_wait: self.millis("HOB_MAX_WAIT_MSECS"),
             max_queued: self.size("HOB_MAX_QUEUED"),
             max_queued_node: self.size("HOB_MAX_QUEUED_NODE"),

@@ -10,6 +10,7 @@ pub mod server;
 // One call, from the listener to the function and back.
 pub mod agent;
 pub mod call;
+pub mod calls;
 pub mod edge;
 pub mod hot;
 pub mod http1;

@@ -106,6 +106,25 @@ pub struct Edge {
     pub probes: Counter,
 }
 
+/// What the kept calls count.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Detached calls waiting or running.
+    pub queued: Gauge,
+    /// Detached calls accepted, ever.
+    pub accepted: Counter,
+    /// Runs that are repeated.
+    pub retried: Counter,
+    /// Detached calls that failed for good.
+    pub dead: Counter,
+    /// Records that were not written down, because the writer was behind.
+    pub records_dropped: Counter,
+}
+
+/// The kept calls' counters.
+pub static LEDGER: Ledger =
+    Ledger { queued: Gauge::new(), accepted: Counter::new(), retried: Counter::new(), dead: Counter::new(), records_dropped: Counter::new() };
+
 /// The public listener's counters.
 pub static EDGE: Edge = Edge {
     open: Gauge::new(),

@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use crate::call::{CallError, LaunchError};
+use crate::call::{CallError, DetachError, LaunchError};
 use crate::model::ModelError;
 
 /// What the client is told.
@@ -82,6 +82,19 @@ pub fn call_answer(error: &CallError) -> Answer {
         CallError::ClientGone => Answer::new(444, ""),
         CallError::Broken { .. } => Answer::new(502, "error receiving function response"),
         CallError::Internal(_) => Answer::new(500, "internal server error"),
+    }
+}
+
+/// The answer to a detached call that is not accepted.
+pub fn detach_answer(error: &DetachError) -> Answer {
+    match error {
+        DetachError::Draining => Answer::new(503, format!("{BUSY}: the server is shutting down")).retry(15),
+        DetachError::Off => Answer::new(501, "Detached calls are switched off on this server (HOB_DETACHED_WORKERS)"),
+        DetachError::TooLarge { len, max } => {
+            Answer::new(413, format!("Content-Length too large for this server, {len} > max {max} of a detached call (HOB_DETACHED_MAX_BODY)"))
+        }
+        DetachError::Full { limit } => Answer::new(503, format!("{BUSY}: {limit} detached calls wait already (HOB_DETACHED_MAX_QUEUED)")).retry(30),
+        DetachError::NotKept { cause } => Answer::new(503, format!("{BUSY}: the call cannot be kept, it will not run: {cause}")).retry(5),
     }
 }
 

@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 
 use crate::agent::Agent;
 use crate::api::{Api, ApiOptions};
+use crate::calls::{Crew, FindSpec, Front, Ledger};
 use crate::config::Config;
 use crate::docker::{Docker, Identity};
 use crate::driver::Driver;
@@ -62,6 +63,8 @@ struct Server {
     edge: Edge,
     api: Api,
     agent: Arc<Agent>,
+    crew: Crew,
+    ledger: Arc<Ledger>,
     driver: Arc<dyn Driver>,
     /// Dropped last: its lock keeps a second server off the data folder.
     store: Arc<Store>,
@@ -80,21 +83,28 @@ impl Server {
         let total = host::capacity(config.max_total_memory_bytes, config.max_total_cpu_mcpus)?;
         let hot = Hot::open(hot_config(config), driver.clone(), Tokens::new(total), iofs)?;
         let agent = Arc::new(Agent::new(config, hot)?);
+        let functions = store.clone();
+        let exists = Arc::new(move |id: &Id| functions.snapshot().target(id).is_some());
+        let ledger = Arc::new(Ledger::open(&data.join("calls.db"), config.calls.clone(), exists)?);
+        let functions = store.clone();
+        let find: FindSpec = Arc::new(move |id: &Id| functions.snapshot().target(id).map(|target| target.spec.clone()));
         let socket = data.join("api.sock");
         let for_debug = agent.clone();
         // Who else can reach the listener has no business with the inside; SIGUSR1 tells the same.
         let debug_state = config.listen.ip().is_loopback();
         let api = Api::start(ApiOptions {
             store: store.clone(),
+            ledger: Some(ledger.clone()),
             socket: socket.clone(),
             public_url: config.public_url.clone(),
             threads: 4,
             debug_state: debug_state.then(|| Arc::new(move || for_debug.debug_state()) as _),
         })?;
-        let edge = Edge::start(config, agent.clone(), store.clone(), socket)?;
+        let edge = Edge::start(config, Front::new(agent.clone(), ledger.clone()), store.clone(), socket)?;
         observe(&store, &agent);
+        let crew = Crew::start(&ledger, &agent, &find, total.mib)?;
         announce(&edge, &*driver, total, &data, &store);
-        Ok(Server { edge, api, agent, driver, store })
+        Ok(Server { edge, api, agent, crew, ledger, driver, store })
     }
 
     fn serve(self, mut signals: Signals, config: &Config) -> ExitCode {
@@ -122,6 +132,8 @@ impl Server {
     /// Design: gate, tickets, running calls, starts, containers, driver, store.
     fn stop(self, config: &Config) -> ExitCode {
         self.edge.drain();
+        // Detached calls that run may end; what waits is kept for the next start.
+        self.ledger.refuse();
         self.agent.refuse();
         let drain_until = config.drain.map_or_else(|| Instant::now() + Duration::from_secs(365 * 24 * 3600), |d| Instant::now() + d);
         let mut left = Vec::new();
@@ -131,12 +143,16 @@ impl Server {
                 left.push("calls that did not end".to_owned());
             }
         }
+        if left.is_empty() {
+            self.crew.join();
+        }
         left.extend(self.agent.close(Instant::now() + CLOSE_LIMIT));
         if left.is_empty() {
             self.edge.stop();
         }
         self.api.stop();
         self.driver.close();
+        self.ledger.close();
         if left.is_empty() {
             drop(self.store);
             log::info!("stopped");

@@ -11,6 +11,7 @@
 //! requests here are clean, have a Content-Length, and every body is read to its end
 //! before the answer.
 
+mod calls;
 mod query;
 mod resources;
 mod route;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::calls::Ledger;
 use crate::pool::{self, SpawnError, Thread};
 use crate::store::Store;
 use serve::Shared;
@@ -39,6 +41,8 @@ pub type DebugState = Arc<dyn Fn() -> String + Send + Sync>;
 /// What the API needs.
 pub struct ApiOptions {
     pub store: Arc<Store>,
+    /// The kept calls; without them their routes answer 410.
+    pub ledger: Option<Arc<Ledger>>,
     /// Where to listen; what is there already is replaced if it is a socket.
     pub socket: PathBuf,
     /// Base of the URLs in answers; `None` = from each request's Host.

@@ -18,13 +18,16 @@ pub(super) struct Query {
     pub(super) name: String,
     pub(super) cursor: String,
     pub(super) per_page: String,
+    pub(super) status: String,
+    pub(super) from_time: String,
+    pub(super) to_time: String,
 }
 
 impl Query {
     /// Of a repeated key the first counts; a pair with a bad escape does not.
     pub(super) fn parse(text: &str) -> Query {
         let mut query = Query::default();
-        let mut seen = [false; 5];
+        let mut seen = [false; 8];
         for pair in text.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (Some(key), Some(value)) = (decode(key, true), decode(value, true)) else { continue };
@@ -34,6 +37,9 @@ impl Query {
                 "name" => (&mut query.name, 2),
                 "cursor" => (&mut query.cursor, 3),
                 "per_page" => (&mut query.per_page, 4),
+                "status" => (&mut query.status, 5),
+                "from_time" => (&mut query.from_time, 6),
+                "to_time" => (&mut query.to_time, 7),
                 _ => continue,
             };
             if !std::mem::replace(&mut seen[n], true) {
@@ -66,6 +72,12 @@ impl Query {
         let (name, id) = text.split_once('\0').ok_or(ModelError::InvalidCursor)?;
         Ok((name.to_owned(), Id::from_str(id).map_err(|_| ModelError::InvalidCursor)?))
     }
+}
+
+/// The id a list of calls goes on below.
+pub(super) fn cursor_id(cursor: &str) -> Result<Id, ModelError> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| ModelError::InvalidCursor)?;
+    std::str::from_utf8(&bytes).ok().and_then(|text| Id::from_str(text).ok()).ok_or(ModelError::InvalidCursor)
 }
 
 /// The cursor to the page after the item with this name.

@@ -10,13 +10,14 @@ use super::query::{Query, decode, name_and_id_cursor, name_cursor};
 use super::route::{Method, Resource, Routed, find};
 use super::serve::BodyFault;
 use super::{DebugState, OPENAPI};
+use crate::calls::Ledger;
 use crate::metrics;
 use crate::model::{Annotations, App, AppInput, Fn, FnInput, Id, ModelError, Trigger, TriggerInput};
 use crate::respond::{Answer, model_answer};
 use crate::store::{Snapshot, Store, WriteError};
 
 const JSON: &str = "application/json; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const YAML: &str = "application/yaml; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -27,6 +28,7 @@ const TRIGGER_ENDPOINT: &str = "fnproject.io/trigger/httpEndpoint";
 /// What every handler may use.
 pub(super) struct Context {
     pub(super) store: Arc<Store>,
+    pub(super) ledger: Option<Arc<Ledger>>,
     /// Without a slash at its end.
     pub(super) public_url: Option<String>,
     pub(super) debug_state: Option<DebugState>,
@@ -57,7 +59,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Reply {
+    pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Reply {
         Reply { status, content_type, body: body.into(), location: None, method: "other", route: "invalid" }
     }
 
@@ -73,7 +75,7 @@ impl From<Answer> for Reply {
 }
 
 /// Why a handler has no result: the answer to give instead.
-struct Refusal(Answer);
+pub(super) struct Refusal(pub(super) Answer);
 
 impl From<ModelError> for Refusal {
     fn from(error: ModelError) -> Refusal {
@@ -100,7 +102,7 @@ impl From<serde_json::Error> for Refusal {
     }
 }
 
-type Handled = Result<Reply, Refusal>;
+pub(super) type Handled = Result<Reply, Refusal>;
 
 /// The reply to a request.
 pub(super) fn answer_to(context: &Context, incoming: &Incoming) -> Reply {
@@ -134,25 +136,25 @@ fn slash_redirect(method: Method, raw_path: &str, query: &str) -> Reply {
 
 /// One page of a list.
 #[derive(Serialize)]
-struct Page<T> {
+pub(super) struct Page<T> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
-    items: Vec<T>,
+    pub(super) next_cursor: Option<String>,
+    pub(super) items: Vec<T>,
 }
 
 impl<T> Page<T> {
     /// A full page has a cursor, even when nothing follows it.
-    fn new(items: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Page<T> {
+    pub(super) fn new(items: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Page<T> {
         let next_cursor = items.last().filter(|_| items.len() == limit).map(cursor);
         Page { next_cursor, items }
     }
 }
 
-struct Handler<'a> {
-    context: &'a Context,
-    incoming: &'a Incoming,
-    query: Query,
-    snapshot: Arc<Snapshot>,
+pub(super) struct Handler<'a> {
+    pub(super) context: &'a Context,
+    pub(super) incoming: &'a Incoming,
+    pub(super) query: Query,
+    pub(super) snapshot: Arc<Snapshot>,
 }
 
 impl Handler<'_> {
@@ -166,7 +168,12 @@ impl Handler<'_> {
             (Resource::Version, _) => Ok(Reply::new(200, JSON, concat!(r#"{"version":""#, env!("CARGO_PKG_VERSION"), r#""}"#))),
             (Resource::Metrics, _) => Ok(Reply::new(200, PROMETHEUS, metrics::render())),
             (Resource::DebugState, _) => Ok(Reply::new(200, JSON, self.context.debug_state.as_ref().map_or_else(String::new, |state| state()))),
-            (Resource::Calls, _) => Ok(Reply::new(410, "", "")),
+            (Resource::Calls(function), _) => self.list_calls(function),
+            (Resource::Call(function, call), Get) => self.show_call(function, call),
+            (Resource::Call(function, call), _) => self.cancel_call(function, call),
+            (Resource::CallAnswer(function, call), _) => self.call_answer(function, call),
+            (Resource::CallLog(function, call), _) => self.call_log(function, call),
+            (Resource::CallAgain(function, call), _) => self.call_again(function, call),
             (Resource::Invoke, _) => Err(Refusal(Answer::new(404, "Fn not found"))),
 
             (Resource::Apps, Post) => json(&*store.create_app(AppInput::parse(self.body()?)?)?),
@@ -284,11 +291,11 @@ impl Handler<'_> {
     }
 }
 
-fn look_up<'s, T>(id: &str, find: impl FnOnce(Id) -> Option<&'s T>, missing: ModelError) -> Result<&'s T, ModelError> {
+pub(super) fn look_up<'s, T>(id: &str, find: impl FnOnce(Id) -> Option<&'s T>, missing: ModelError) -> Result<&'s T, ModelError> {
     Id::from_str(id).ok().and_then(find).ok_or(missing)
 }
 
-fn json<T: Serialize>(value: &T) -> Handled {
+pub(super) fn json<T: Serialize>(value: &T) -> Handled {
     Ok(Reply::new(200, JSON, serde_json::to_vec(value)?))
 }
 

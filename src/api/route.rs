@@ -15,8 +15,12 @@ pub(super) enum Resource<'p> {
     Fn(&'p str),
     Triggers,
     Trigger(&'p str),
-    /// Call records, which the original has given up: always 410.
-    Calls,
+    /// A function's calls (spec http-api §10).
+    Calls(&'p str),
+    Call(&'p str, &'p str),
+    CallAnswer(&'p str, &'p str),
+    CallLog(&'p str, &'p str),
+    CallAgain(&'p str, &'p str),
     TriggerBySource {
         app_id: &'p str,
         kind: &'p str,
@@ -104,9 +108,11 @@ fn resource(path: &str, debug: bool) -> Option<Resource<'_>> {
         ["v2", "apps", app] if id(app) => Some(Resource::App(app)),
         ["v2", "fns"] => Some(Resource::Fns),
         ["v2", "fns", function] if id(function) => Some(Resource::Fn(function)),
-        ["v2", "fns", function, "calls"] if id(function) => Some(Resource::Calls),
-        ["v2", "fns", function, "calls", call] if id(function) && id(call) => Some(Resource::Calls),
-        ["v2", "fns", function, "calls", call, "log"] if id(function) && id(call) => Some(Resource::Calls),
+        ["v2", "fns", function, "calls"] if id(function) => Some(Resource::Calls(function)),
+        ["v2", "fns", function, "calls", call] if id(function) && id(call) => Some(Resource::Call(function, call)),
+        ["v2", "fns", function, "calls", call, "log"] if id(function) && id(call) => Some(Resource::CallLog(function, call)),
+        ["v2", "fns", function, "calls", call, "answer"] if id(function) && id(call) => Some(Resource::CallAnswer(function, call)),
+        ["v2", "fns", function, "calls", call, "again"] if id(function) && id(call) => Some(Resource::CallAgain(function, call)),
         ["v2", "triggers"] => Some(Resource::Triggers),
         ["v2", "triggers", trigger] if id(trigger) => Some(Resource::Trigger(trigger)),
         ["v2", "runner", "apps", app_id, "triggerBySource", kind, source @ ..] if id(app_id) && id(kind) && !source.is_empty() => {
@@ -128,8 +134,12 @@ const fn methods(resource: Resource<'_>) -> &'static [Method] {
         | Resource::OpenApi
         | Resource::Metrics
         | Resource::DebugState
-        | Resource::Calls
+        | Resource::Calls(_)
+        | Resource::CallAnswer(..)
+        | Resource::CallLog(..)
         | Resource::TriggerBySource { .. } => &[Get],
+        Resource::Call(..) => &[Get, Delete],
+        Resource::CallAgain(..) => &[Post],
         Resource::Apps | Resource::Fns | Resource::Triggers => &[Get, Post],
         Resource::App(_) | Resource::Fn(_) | Resource::Trigger(_) => &[Get, Put, Delete],
         Resource::Invoke => &[Post],
@@ -152,7 +162,11 @@ impl Resource<'_> {
             Resource::Fn(_) => "/v2/fns/:fn_id",
             Resource::Triggers => "/v2/triggers",
             Resource::Trigger(_) => "/v2/triggers/:trigger_id",
-            Resource::Calls => "/v2/fns/:fn_id/calls",
+            Resource::Calls(_) => "/v2/fns/:fn_id/calls",
+            Resource::Call(..) => "/v2/fns/:fn_id/calls/:call_id",
+            Resource::CallAnswer(..) => "/v2/fns/:fn_id/calls/:call_id/answer",
+            Resource::CallLog(..) => "/v2/fns/:fn_id/calls/:call_id/log",
+            Resource::CallAgain(..) => "/v2/fns/:fn_id/calls/:call_id/again",
             Resource::TriggerBySource { .. } => "/v2/runner/apps/:app_id/triggerBySource/:type/*source",
             Resource::Invoke => "/invoke/:fn_id",
         }
@@ -179,13 +193,17 @@ mod tests {
             Resource::Fn(_) => &["/v2/fns/{fn_id}"],
             Resource::Triggers => &["/v2/triggers"],
             Resource::Trigger(_) => &["/v2/triggers/{trigger_id}"],
-            Resource::Calls => &["/v2/fns/{fn_id}/calls", "/v2/fns/{fn_id}/calls/{call_id}", "/v2/fns/{fn_id}/calls/{call_id}/log"],
+            Resource::Calls(_) => &["/v2/fns/{fn_id}/calls"],
+            Resource::Call(..) => &["/v2/fns/{fn_id}/calls/{call_id}"],
+            Resource::CallAnswer(..) => &["/v2/fns/{fn_id}/calls/{call_id}/answer"],
+            Resource::CallLog(..) => &["/v2/fns/{fn_id}/calls/{call_id}/log"],
+            Resource::CallAgain(..) => &["/v2/fns/{fn_id}/calls/{call_id}/again"],
             Resource::TriggerBySource { .. } => &["/v2/runner/apps/{app_id}/triggerBySource/{type}/{source}"],
             Resource::Invoke => &["/invoke/{fn_id}"],
         }
     }
 
-    const ALL: [Resource<'static>; 15] = [
+    const ALL: [Resource<'static>; 19] = [
         Resource::Root,
         Resource::Ping,
         Resource::Version,
@@ -198,7 +216,11 @@ mod tests {
         Resource::Fn(""),
         Resource::Triggers,
         Resource::Trigger(""),
-        Resource::Calls,
+        Resource::Calls(""),
+        Resource::Call("", ""),
+        Resource::CallAnswer("", ""),
+        Resource::CallLog("", ""),
+        Resource::CallAgain("", ""),
         Resource::TriggerBySource { app_id: "", kind: "", source: "" },
         Resource::Invoke,
     ];

@@ -31,6 +31,9 @@ pub(super) enum Command {
     /// HTTP routes to functions
     #[command(subcommand, visible_alias = "trigger")]
     Triggers(Triggers),
+    /// Calls that were written down, and detached calls
+    #[command(subcommand, visible_alias = "call")]
+    Calls(Calls),
     /// Call a function: standard input in, its answer out
     Invoke(Invoke),
     /// Build a function's folder and make the server run it
@@ -152,6 +155,29 @@ pub(super) enum Triggers {
     Delete { app: String, function: String, trigger: String },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum Calls {
+    /// A function's calls, newest first
+    List {
+        app: String,
+        function: String,
+        /// Only those in this state: queued, running, success, timeout, error, cancelled
+        #[arg(long)]
+        status: Option<String>,
+        /// How many, at most 100
+        #[arg(long, short = 'n', default_value_t = 30)]
+        last: u32,
+    },
+    /// One call
+    Inspect { app: String, function: String, call: String },
+    /// What a detached call was answered, on standard output
+    Answer { app: String, function: String, call: String },
+    /// A detached call that waits is not to run
+    Cancel { app: String, function: String, call: String },
+    /// A detached call that failed for good is to run again
+    Again { app: String, function: String, call: String },
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Invoke {
     pub(super) app: String,
@@ -162,6 +188,9 @@ pub(super) struct Invoke {
     /// Another request header. May be repeated
     #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header)]
     pub(super) header: Vec<(String, String)>,
+    /// Run it later: prints the call's id, see `hob calls`
+    #[arg(long)]
+    pub(super) detached: bool,
     /// Print the call's id on standard error
     #[arg(long)]
     pub(super) call_id: bool,

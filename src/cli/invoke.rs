@@ -18,6 +18,9 @@ pub(super) fn invoke(server: &Server, what: &Invoke) -> Result<Output, CliError>
     if let Some(kind) = &what.content_type {
         headers.push(("Content-Type".to_owned(), kind.clone()));
     }
+    if what.detached {
+        headers.push(("Fn-Invoke-Type".to_owned(), "detached".to_owned()));
+    }
     let typed = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
     // A person at a keyboard has nothing to send.
     let response = if io::stdin().is_terminal() {
@@ -34,6 +37,10 @@ pub(super) fn invoke(server: &Server, what: &Invoke) -> Result<Output, CliError>
         eprintln!("call id: {call_id}");
     }
     let status = response.status().as_u16();
+    if what.detached && status == 202 {
+        let call_id = response.headers().get("Fn-Call-Id").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        return Ok(Output::Text(format!("{call_id}\n")));
+    }
     let mut body = response.into_body().into_reader();
     let broken = |e: io::Error| CliError::Broken { server: server.base().to_owned(), cause: e.to_string() };
     if !(200..300).contains(&status) {

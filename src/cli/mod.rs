@@ -9,6 +9,7 @@
 //! 2 wrong usage or nobody answers.
 
 mod args;
+mod calls;
 mod deploy;
 mod error;
 mod funcfile;
@@ -98,6 +99,7 @@ fn run(cli: &Cli) -> Result<Output, CliError> {
         Command::Apps(command) => resources::apps(&server()?, command, cli.json),
         Command::Fns(command) => resources::fns(&server()?, command, cli.json),
         Command::Triggers(command) => resources::triggers(&server()?, command, cli.json),
+        Command::Calls(command) => calls::calls(&server()?, command, cli.json),
         Command::Invoke(what) => invoke::invoke(&server()?, what),
         Command::Deploy(what) => deploy::deploy(&server()?, what, cli.json),
         Command::Image(command) => images::images(command, cli.json),

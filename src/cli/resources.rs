@@ -160,7 +160,7 @@ fn find(server: &Server, app: &str, function: &str, trigger: &str) -> Result<Val
 }
 
 /// One resource: JSON, or its members a line each.
-fn show(value: &Value, json: bool) -> Output {
+pub(super) fn show(value: &Value, json: bool) -> Output {
     if json {
         return Output::Text(format!("{value:#}\n"));
     }
@@ -176,10 +176,10 @@ fn show(value: &Value, json: bool) -> Output {
     Output::Text(table::pairs(&lines))
 }
 
-fn list(items: &[Value], json: bool, head: &[&str], row: impl Fn(&Value) -> Vec<String>) -> Output {
+pub(super) fn list(items: &[Value], json: bool, head: &[&str], row: impl Fn(&Value) -> Vec<String>) -> Output {
     Output::Text(if json { format!("{:#}\n", Value::from(items)) } else { table::table(head, &items.iter().map(row).collect::<Vec<_>>()) })
 }
 
-fn deleted(kind: &str, name: &str, json: bool) -> Output {
+pub(super) fn deleted(kind: &str, name: &str, json: bool) -> Output {
     Output::Text(if json { format!("{}\n", json!({ "deleted": name })) } else { format!("deleted {kind} {name}\n") })
 }

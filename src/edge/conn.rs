@@ -14,13 +14,13 @@ use super::reply::{DateCache, Reply};
 use super::request::{Action, Refusal, Request};
 use super::sock::{Got, Sock};
 use super::{Calls, Directory, LINGER};
-use crate::call::{Body, Call, CallError};
+use crate::call::{Body, Call, CallError, DetachError, Detached};
 use crate::http1::fields::is_token_byte;
 use crate::http1::{BodyFraming, HeadError, parse_request};
 use crate::metrics::EDGE;
 use crate::model::{FnSpec, Id};
 use crate::pool::{Pressure, Stop};
-use crate::respond::{Answer, call_answer};
+use crate::respond::{Answer, call_answer, detach_answer};
 
 /// Room for one receive of more of a head while parked.
 const PULL: usize = 2 * 1024;
@@ -260,8 +260,14 @@ fn exchange(shared: &Shared, conn: &Conn, request: Request, scratch: &mut Scratc
             EDGE.refused_token.add(1);
             answer_early(&mut reply, &mut source, framing, &Answer::new(401, "the management API needs Authorization: Bearer <HOB_API_TOKEN>"))
         }
-        Action::Call { door, spec, fields, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
-            Some(body) => call(shared, conn, reply, door, timed, Call { id: Id::new(), spec, fields, body, accepted }),
+        Action::Call { door, spec, fields, detached, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
+            Some(body) => {
+                let asked = Call { id: Id::new(), spec, fields, body, accepted };
+                match detached {
+                    Some(how) => detach(shared, &mut reply, &how, asked),
+                    None => call(shared, conn, reply, door, timed, asked),
+                }
+            }
             None => false,
         },
         Action::Forward(head) => match take_body(shared, &mut reply, &mut source, framing, expects) {
@@ -324,6 +330,25 @@ fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, fr
         source.drain();
     }
     None
+}
+
+/// Keeps a call for later: 202 once it is on disk.
+fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, call: Call) -> bool {
+    let sent = match shared.calls.detach(call, how) {
+        Ok(id) => {
+            reply.status(202);
+            reply.call_id(&id);
+            reply.own_fields(false, false);
+            reply.finish(202, b"")
+        }
+        Err(error) => {
+            if let DetachError::NotKept { cause } = &error {
+                log::error!("a detached call is not accepted: {cause}");
+            }
+            reply.message(&detach_answer(&error), None)
+        }
+    };
+    sent.is_ok() && reply.keep
 }
 
 /// Runs a call. INVARIANT: its client gets exactly one answer, or sees the

@@ -19,8 +19,8 @@
 //! Beyond `HOB_MAX_CONNECTIONS` a client gets 503; when `HOB_MAX_ACTIVE`
 //! threads are busy, a connection with something to read waits in a FIFO.
 //!
-//! `Fn-Invoke-Type: detached` is passed to the function and otherwise ignored:
-//! such a call is answered like any other, when it has run.
+//! A call with `Fn-Invoke-Type: detached`, or through a trigger that says so, is
+//! answered 202 once it is kept (`calls`); it runs later.
 
 mod answer;
 mod body;
@@ -49,8 +49,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
 
-use crate::agent::Agent;
-use crate::call::{Call, CallError, Caller};
+use crate::call::{Call, CallError, Caller, DetachError, Detached};
+use crate::calls::Front;
 use crate::config::Config;
 use crate::model::{FnSpec, Id};
 use crate::pool::{Full, SpawnError, Stop, Thread, Workers, WorkersConfig, spawn};
@@ -73,13 +73,19 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// After the cut: the threads must have ended within this.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
 
-/// Runs calls; `Agent` in the server.
+/// Runs calls; `Front` in the server.
 pub trait Calls: Send + Sync {
-    /// See [`Agent::submit`].
+    /// See [`Front::submit`].
     ///
     /// # Errors
     /// See [`CallError`].
     fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError>;
+
+    /// See [`Front::detach`].
+    ///
+    /// # Errors
+    /// See [`DetachError`].
+    fn detach(&self, call: Call, how: &Detached) -> Result<Id, DetachError>;
 }
 
 /// Finds functions; `Store` in the server.
@@ -91,7 +97,15 @@ pub trait Directory: Send + Sync {
     ///
     /// # Errors
     /// What is not there.
-    fn trigger(&self, app: &str, source: &str) -> Result<Arc<FnSpec>, Miss>;
+    fn trigger(&self, app: &str, source: &str) -> Result<Route, Miss>;
+}
+
+/// What a trigger leads to.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub spec: Arc<FnSpec>,
+    /// Its calls are detached (annotation `hob/invoke-type`).
+    pub detached: bool,
 }
 
 /// What a look-up did not find.
@@ -102,9 +116,13 @@ pub enum Miss {
     Trigger,
 }
 
-impl Calls for Agent {
+impl Calls for Front {
     fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
-        Agent::submit(self, call, caller)
+        Front::submit(self, call, caller)
+    }
+
+    fn detach(&self, call: Call, how: &Detached) -> Result<Id, DetachError> {
+        Front::detach(self, call, how)
     }
 }
 
@@ -114,10 +132,10 @@ impl Directory for Store {
         snapshot.target(id).map(|target| Arc::clone(&target.spec)).ok_or(Miss::Function)
     }
 
-    fn trigger(&self, app: &str, source: &str) -> Result<Arc<FnSpec>, Miss> {
+    fn trigger(&self, app: &str, source: &str) -> Result<Route, Miss> {
         let snapshot = self.snapshot();
         match snapshot.trigger(app, source) {
-            Some((_, target)) => Ok(Arc::clone(&target.spec)),
+            Some((trigger, target)) => Ok(Route { spec: Arc::clone(&target.spec), detached: trigger.is_detached() }),
             None if snapshot.app_by_name(app).is_none() => Err(Miss::App),
             None => Err(Miss::Trigger),
         }
@@ -149,8 +167,8 @@ impl Edge {
     ///
     /// # Errors
     /// See [`EdgeError`]; nothing is left behind.
-    pub fn start(config: &Config, agent: Arc<Agent>, store: Arc<Store>, api_socket: PathBuf) -> Result<Edge, EdgeError> {
-        Edge::start_with(config, agent, store, api_socket)
+    pub fn start(config: &Config, front: Front, store: Arc<Store>, api_socket: PathBuf) -> Result<Edge, EdgeError> {
+        Edge::start_with(config, Arc::new(front), store, api_socket)
     }
 
     /// [`Edge::start`] with other implementations of what it uses.

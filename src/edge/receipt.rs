@@ -29,7 +29,7 @@ impl Receipt {
     /// time counts as `queue`.
     pub(super) fn pass(&mut self, moment: Moment, now: Instant) {
         match moment {
-            Moment::Acquired(origin) => (self.acquired, self.sent, self.thawed) = (Some((now, origin)), None, None),
+            Moment::Acquired { origin, .. } => (self.acquired, self.sent, self.thawed) = (Some((now, origin)), None, None),
             Moment::Sent => self.sent = Some(now),
             Moment::Thawed => self.thawed = Some(now),
         }
@@ -101,10 +101,15 @@ impl std::fmt::Display for Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Id;
 
     /// The sum of all durations in a field's value, in microseconds.
     fn sum(text: &str) -> u64 {
         text.split("dur=").skip(1).map(|part| part.split([',', ';']).next().expect("a number").replace('.', "").parse::<u64>().expect("digits")).sum()
+    }
+
+    fn acquired(origin: Origin) -> Moment {
+        Moment::Acquired { origin, container: Id::MIN }
     }
 
     #[test]
@@ -114,14 +119,14 @@ mod tests {
         let startup = |begun, running, up| Startup { begun: at(begun), running: at(running), up: at(up) };
         let moments = [
             vec![],
-            vec![(5, Moment::Acquired(Origin::Idle))],
-            vec![(5, Moment::Acquired(Origin::Idle)), (6, Moment::Sent)],
-            vec![(5, Moment::Acquired(Origin::Frozen)), (6, Moment::Sent), (9, Moment::Thawed)],
-            vec![(5, Moment::Acquired(Origin::Frozen)), (7, Moment::Thawed), (8, Moment::Sent)],
-            vec![(5, Moment::Acquired(Origin::Idle)), (6, Moment::Sent), (9, Moment::Acquired(Origin::HandedOver)), (10, Moment::Sent)],
-            vec![(50, Moment::Acquired(Origin::Started(startup(3, 30, 45)))), (51, Moment::Sent)],
+            vec![(5, acquired(Origin::Idle))],
+            vec![(5, acquired(Origin::Idle)), (6, Moment::Sent)],
+            vec![(5, acquired(Origin::Frozen)), (6, Moment::Sent), (9, Moment::Thawed)],
+            vec![(5, acquired(Origin::Frozen)), (7, Moment::Thawed), (8, Moment::Sent)],
+            vec![(5, acquired(Origin::Idle)), (6, Moment::Sent), (9, acquired(Origin::HandedOver)), (10, Moment::Sent)],
+            vec![(50, acquired(Origin::Started(startup(3, 30, 45)))), (51, Moment::Sent)],
             // Begun before the call came, and told out of order.
-            vec![(50, Moment::Acquired(Origin::Started(startup(0, 1, 60)))), (51, Moment::Sent)],
+            vec![(50, acquired(Origin::Started(startup(0, 1, 60)))), (51, Moment::Sent)],
         ];
         for moments in moments {
             let mut receipt = Receipt::new(at(0), at(2));
@@ -138,7 +143,7 @@ mod tests {
         let zero = Instant::now();
         let at = |us: u64| zero + Duration::from_micros(us);
         let mut receipt = Receipt::new(at(0), at(31));
-        receipt.pass(Moment::Acquired(Origin::Started(Startup { begun: at(131), running: at(90_131), up: at(95_131) })), at(95_231));
+        receipt.pass(acquired(Origin::Started(Startup { begun: at(131), running: at(90_131), up: at(95_131) })), at(95_231));
         receipt.pass(Moment::Sent, at(95_251));
         let want = "accept;dur=0.031, queue;dur=0.100, start;dur=90.000, boot;dur=5.000, handover;dur=0.100, dispatch;dur=0.020, \
                     function;dur=1.749, kind;desc=\"cold: no container was free, one was started\"";

@@ -2,7 +2,7 @@
 //! that outlives the head's buffer is copied here.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::answer::Door;
 use super::fields::invoke_fields;
@@ -10,9 +10,13 @@ use super::forward::ForwardHead;
 use super::route::{Route, Target, decode, route};
 use super::triggers::request_fields;
 use super::{Directory, Miss, token};
+use crate::call::Detached;
 use crate::http1::{BodyFraming, Field, HeadError, RequestHead, fields, keep_alive, request_framing};
 use crate::model::{FnSpec, Id};
 use crate::respond::Answer;
+
+/// A detached call may be put off for at most a week.
+const MAX_DELAY_S: u64 = 604_800;
 
 /// A request whose head was read.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub(super) enum Action {
         door: Door,
         spec: Arc<FnSpec>,
         fields: Vec<u8>,
+        /// It is to run later.
+        detached: Option<Box<Detached>>,
         /// `Fn-Timing: 1`: the answer is to say where its time went.
         timed: bool,
     },
@@ -90,7 +96,7 @@ fn invoke(head: &RequestHead<'_>, id: &str, directory: &dyn Directory) -> Action
         Ok(spec) => {
             let mut fields = Vec::with_capacity(head.len);
             invoke_fields(&head.fields, &mut fields);
-            Action::Call { door: Door::Invoke, spec, fields, timed: timed(head) }
+            call(head, Door::Invoke, spec, fields, false)
         }
         Err(miss) => Action::Answer(missed(miss)),
     }
@@ -98,14 +104,38 @@ fn invoke(head: &RequestHead<'_>, id: &str, directory: &dyn Directory) -> Action
 
 fn trigger(head: &RequestHead<'_>, target: Target<'_>, host: &str, (app, source): (&str, &str), directory: &dyn Directory) -> Action {
     match directory.trigger(app, source) {
-        Ok(spec) => {
+        Ok(found) => {
             let mut fields = Vec::with_capacity(head.len + 256);
             let url: &[&str] = if target.authority.is_some() { &[head.target] } else { &["http://", host, target.path_and_query] };
             request_fields(head.method, url, &head.fields, &mut fields);
-            Action::Call { door: Door::Trigger, spec, fields, timed: timed(head) }
+            call(head, Door::Trigger, found.spec, fields, found.detached)
         }
         Err(miss) => Action::Answer(missed(miss)),
     }
+}
+
+fn call(head: &RequestHead<'_>, door: Door, spec: Arc<FnSpec>, fields: Vec<u8>, always_detached: bool) -> Action {
+    match detached(head, always_detached) {
+        Ok(detached) => Action::Call { door, spec, fields, detached, timed: timed(head) },
+        Err(what) => Action::Answer(Answer::new(400, what)),
+    }
+}
+
+/// How the call is to run later, if it is (spec http-api §3.3).
+fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>>, &'static str> {
+    let asked = fields::find(&head.fields, "fn-invoke-type").is_some_and(|field| field.value.eq_ignore_ascii_case(b"detached"));
+    if !asked && !always {
+        return Ok(None);
+    }
+    let text = |name| fields::find(&head.fields, name).map(|field| std::str::from_utf8(field.value).unwrap_or("?"));
+    let number = |name, most: u64| text(name).map_or(Some(0), |value| value.parse().ok().filter(|n| *n <= most));
+    let priority = number("hob-priority", 2).ok_or("Bad request: Hob-Priority must be 0, 1 or 2")?;
+    let delay = number("hob-delay-secs", MAX_DELAY_S).ok_or("Bad request: Hob-Delay-Secs must be a whole number of at most 604800")?;
+    let key = text("idempotency-key").map(str::to_owned);
+    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
+        return Err("Bad request: Idempotency-Key must have 1 to 255 characters");
+    }
+    Ok(Some(Box::new(Detached { priority: u8::try_from(priority).unwrap_or(0), delay: Duration::from_secs(delay), key })))
 }
 
 fn timed(head: &RequestHead<'_>) -> bool {

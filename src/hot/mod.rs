@@ -236,6 +236,11 @@ impl Hot {
         Ok(queue)
     }
 
+    /// Whether some caller waits, in any queue.
+    pub fn is_crowded(&self) -> bool {
+        self.shared.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Keeps the function's minimum of containers up from now on.
     pub fn prewarm(&self, spec: &Arc<FnSpec>) {
         match self.queue(spec, Instant::now()) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Counter, EDGE, EVICTIONS, Gauge, PARKED, UTILISATION};
+use super::{Counter, EDGE, EVICTIONS, Gauge, LEDGER, PARKED, UTILISATION};
 
 /// Calls of functions.
 #[derive(Debug)]
@@ -123,6 +123,11 @@ pub fn render() -> String {
     value(&mut out, "hob_parked_networks", "gauge", "networks ready for a container to join", PARKED.ready.get());
     value(&mut out, "hob_parked_used_total", "counter", "container starts that joined a ready network", PARKED.used.get());
     value(&mut out, "hob_parked_missed_total", "counter", "container starts that found no ready network", PARKED.missed.get());
+    value(&mut out, "hob_detached_queued", "gauge", "detached calls waiting or running", LEDGER.queued.get());
+    value(&mut out, "hob_detached_accepted_total", "counter", "detached calls accepted", LEDGER.accepted.get());
+    value(&mut out, "hob_detached_retried_total", "counter", "runs of detached calls that are repeated", LEDGER.retried.get());
+    value(&mut out, "hob_detached_dead_total", "counter", "detached calls that failed for good", LEDGER.dead.get());
+    value(&mut out, "hob_call_records_dropped_total", "counter", "records of calls that were not written down", LEDGER.records_dropped.get());
     edge(&mut out);
     API.render(&mut out);
     process(&mut out);

@@ -6,6 +6,7 @@
 //! | `hob/max-instances` | never more than this many at once |
 //! | `hob/max-calls` | a container is replaced after this many calls |
 //! | `hob/max-age-secs` | a container is replaced when it is this old |
+//! | `hob/max-attempts` | a detached call is run at most this often |
 //!
 //! Values are whole numbers. The app's annotations hold for all its functions;
 //! a function's own win.
@@ -21,9 +22,12 @@ pub struct FnLimits {
     pub max_instances: usize,
     pub max_calls: u64,
     pub max_age: Option<Duration>,
+    /// Runs of a detached call; 0 = the server's setting.
+    pub max_attempts: u32,
 }
 
-const KEYS: [(&str, u64); 4] = [("hob/min-instances", 1_000), ("hob/max-instances", 100_000), ("hob/max-calls", u64::MAX), ("hob/max-age-secs", 1 << 32)];
+const KEYS: [(&str, u64); 5] =
+    [("hob/min-instances", 1_000), ("hob/max-instances", 100_000), ("hob/max-calls", u64::MAX), ("hob/max-age-secs", 1 << 32), ("hob/max-attempts", 1_000)];
 
 fn number(annotations: &Annotations, key: &str) -> u64 {
     annotations.get(key).and_then(|value| value.get().parse().ok()).unwrap_or(0)
@@ -38,6 +42,7 @@ impl FnLimits {
             max_instances: size("hob/max-instances"),
             max_calls: number(annotations, "hob/max-calls"),
             max_age: Some(number(annotations, "hob/max-age-secs")).filter(|s| *s > 0).map(Duration::from_secs),
+            max_attempts: u32::try_from(number(annotations, "hob/max-attempts")).unwrap_or(u32::MAX),
         }
     }
 }

@@ -207,6 +207,11 @@ impl TriggerInput {
 }
 
 impl Trigger {
+    /// Whether calls through it are detached: annotation `hob/invoke-type`.
+    pub fn is_detached(&self) -> bool {
+        self.annotations.get("hob/invoke-type").is_some_and(|value| value.get() == "\"detached\"")
+    }
+
     /// The only trigger type there is.
     pub const HTTP: &str = "http";
 

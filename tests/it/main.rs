@@ -19,6 +19,7 @@ mod environment;
 mod fn_tool;
 mod hostile;
 mod instances;
+mod kept;
 mod launch;
 mod limits;
 mod main_job;

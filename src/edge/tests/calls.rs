@@ -243,13 +243,13 @@ fn connection_close_is_obeyed() {
 #[test]
 fn a_trigger_call() {
     let bench = Bench::new();
-    let answer = bench.ask("DELETE /t/app/echo?x=1 HTTP/1.1\r\nHost: h:1\r\nUser-Agent: ua\r\nFn-Call-Id: mine\r\nFn-Invoke-Type: detached\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}");
+    let answer = bench.ask("DELETE /t/app/echo?x=1 HTTP/1.1\r\nHost: h:1\r\nUser-Agent: ua\r\nFn-Call-Id: mine\r\nFn-Invoke-Type: sync\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}");
     assert_eq!(answer.status, 200);
     let text = answer.text();
     for line in [
         "Fn-Http-H-User-Agent: ua\r\n",
         "Fn-Http-H-Fn-Call-Id: mine\r\n",
-        "Fn-Http-H-Fn-Invoke-Type: detached\r\n",
+        "Fn-Http-H-Fn-Invoke-Type: sync\r\n",
         "\r\nContent-Type: text/plain\r\n",
         "Fn-Http-H-Content-Length: 2\r\n",
         "Fn-Intent: httprequest\r\n",
@@ -415,9 +415,38 @@ fn the_store_is_the_directory() {
         ..TriggerInput::default()
     };
     store.create_trigger(input).expect("a trigger");
-    assert_eq!(store.trigger("a", "/x").expect("there").fn_id, target.function.id);
+    assert_eq!(store.trigger("a", "/x").expect("there").spec.fn_id, target.function.id);
     assert_eq!(store.function(&target.function.id).expect("there").fn_id, target.function.id);
     store.delete_fn(target.function.id.as_str()).expect("deleted");
     assert_eq!(store.function(&target.function.id).expect_err("gone"), Miss::Function);
     let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
+fn a_detached_call_is_answered_once_it_is_kept() {
+    let bench = Bench::new();
+    let mut client = bench.connect();
+    client.send(bench.post("Fn-Invoke-Type: detached\r\nHob-Priority: 2\r\nHob-Delay-Secs: 9\r\nIdempotency-Key: k\r\nX-A: b\r\nContent-Length: 2\r\n", "{}"));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text(), answer.field("content-length"), answer.count("fn-call-id")), (202, "", Some("0"), 1));
+    // The connection goes on, and nothing ran.
+    client.send(bench.post("Content-Length: 1\r\n", "x"));
+    assert_eq!(client.answer().status, 200);
+    let kept = bench.stand.detached.lock();
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0].0.contains("X-A: b\r\n"), "{}", kept[0].0);
+    assert_eq!(kept[0].1, crate::call::Detached { priority: 2, delay: Duration::from_secs(9), key: Some("k".to_owned()) });
+}
+
+#[test]
+fn a_detached_call_that_is_not_kept_is_told_so() {
+    let bench = Bench::new();
+    let ask = |fields: &str| bench.ask(bench.post(&format!("Fn-Invoke-Type: detached\r\n{fields}Content-Length: 0\r\n"), ""));
+    for bad in ["Hob-Priority: 3\r\n", "Hob-Priority: -1\r\n", "Hob-Delay-Secs: soon\r\n", "Hob-Delay-Secs: 604801\r\n", "Idempotency-Key: \r\n"] {
+        assert_eq!(ask(bad).status, 400, "{bad}");
+    }
+    let full = ask("Idempotency-Key: full\r\n");
+    assert_eq!((full.status, full.field("retry-after")), (503, Some("30")));
+    assert!(full.text().contains("HOB_DETACHED_MAX_QUEUED"), "{}", full.text());
+    assert!(bench.stand.detached.lock().is_empty());
 }

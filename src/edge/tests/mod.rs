@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Calls, Directory, Edge, Miss};
-use crate::call::{AnswerHead, Body, Call, CallError, Caller};
+use super::{Calls, Directory, Edge, Miss, Route};
+use crate::call::{AnswerHead, Body, Call, CallError, Caller, DetachError, Detached};
 use crate::config::{Config, Raw};
 use crate::model::{FnSpec, Id, SlotKey};
 
@@ -36,6 +36,8 @@ pub(super) struct Stand {
     released: Mutex<bool>,
     bell: Condvar,
     pub(super) gone: AtomicUsize,
+    /// Fields of detached calls, and how they are to run.
+    pub(super) detached: Mutex<Vec<(String, Detached)>>,
 }
 
 impl Stand {
@@ -62,6 +64,16 @@ impl Calls for Stand {
             None => echo(call, caller),
         }
     }
+
+    fn detach(&self, call: Call, how: &Detached) -> Result<Id, DetachError> {
+        match how.key.as_deref() {
+            Some("full") => Err(DetachError::Full { limit: 7 }),
+            _ => {
+                self.detached.lock().push((String::from_utf8_lossy(&call.fields).into_owned(), how.clone()));
+                Ok(call.id)
+            }
+        }
+    }
 }
 
 impl Directory for Stand {
@@ -69,11 +81,11 @@ impl Directory for Stand {
         self.functions.values().find(|spec| spec.fn_id == *id).cloned().ok_or(Miss::Function)
     }
 
-    fn trigger(&self, app: &str, source: &str) -> Result<Arc<FnSpec>, Miss> {
+    fn trigger(&self, app: &str, source: &str) -> Result<Route, Miss> {
         if app != "app" {
             return Err(Miss::App);
         }
-        self.functions.get(source.strip_prefix('/').unwrap_or("?")).cloned().ok_or(Miss::Trigger)
+        self.functions.get(source.strip_prefix('/').unwrap_or("?")).map(|spec| Route { spec: spec.clone(), detached: false }).ok_or(Miss::Trigger)
     }
 }
 
@@ -184,6 +196,7 @@ impl Setup {
             calls: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             released: Mutex::new(false),
+            detached: Mutex::default(),
             bell: Condvar::new(),
             gone: AtomicUsize::new(0),
         });

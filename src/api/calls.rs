@@ -1,0 +1,183 @@
+//! Kept calls: lists, single ones, answers, and what can be done to those that
+//! wait (spec http-api §10).
+
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+
+use super::query::cursor_id;
+use super::resources::{Handled, Handler, Page, Refusal, Reply, TEXT, json, look_up};
+use crate::calls::{Changed, Filter, Kept, Ledger, LedgerError, Record, Status};
+use crate::model::{Id, ModelError, Timestamp};
+use crate::respond::Answer;
+
+const GONE: &str = "Calls are not kept on this server";
+
+/// A call as clients see it; the first fields are the original's.
+#[derive(Debug, Serialize)]
+struct Shown {
+    id: Id,
+    status: &'static str,
+    app_id: Id,
+    fn_id: Id,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    detached: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    attempts: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    start: &'static str,
+    waited_ms: f64,
+    ran_ms: f64,
+    request_bytes: u64,
+    response_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<Id>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+#[allow(clippy::cast_precision_loss, reason = "microseconds of a call are far below 2^53")]
+fn shown(record: Record) -> Shown {
+    let ms = |us: u64| us as f64 / 1000.0;
+    Shown {
+        id: record.id,
+        status: record.status.name(),
+        app_id: record.app_id,
+        fn_id: record.fn_id,
+        created_at: record.created,
+        started_at: record.started,
+        completed_at: record.completed,
+        error: record.error,
+        detached: record.detached,
+        attempts: record.attempts,
+        start: record.start,
+        waited_ms: ms(record.waited_us),
+        ran_ms: ms(record.ran_us),
+        request_bytes: record.request_bytes,
+        response_bytes: record.response_bytes,
+        container_id: record.container,
+    }
+}
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Refusal {
+        log::error!("{error}");
+        Refusal(Answer::new(500, "internal server error"))
+    }
+}
+
+/// What a function answered a detached call.
+#[derive(Debug, Serialize)]
+struct ShownAnswer {
+    call_id: Id,
+    /// Name and value, in the function's order.
+    headers: Vec<(String, String)>,
+    /// Base 64, since it may be any bytes.
+    body: String,
+    body_cut: bool,
+}
+
+impl Handler<'_> {
+    pub(super) fn list_calls(&self, function: &str) -> Handled {
+        let (ledger, fn_id) = self.kept(function)?;
+        let bad = |what: &'static str| Refusal(Answer::new(400, what));
+        let time = |text: &str| match text {
+            "" => Ok(None),
+            text => match text.parse::<i64>().ok().and_then(|s| s.checked_mul(1000)) {
+                Some(ms) => Ok(Some(Timestamp(ms))),
+                None => Err(bad("Invalid time: from_time and to_time are seconds since 1970")),
+            },
+        };
+        let status = match self.query.status.as_str() {
+            "" => None,
+            text => Some(Status::parse(text).ok_or_else(|| bad("Invalid status: queued, running, success, timeout, error or cancelled"))?),
+        };
+        let limit = self.query.limit();
+        let before = if self.query.cursor.is_empty() { None } else { Some(cursor_id(&self.query.cursor)?) };
+        let filter = Filter { before, from: time(&self.query.from_time)?, to: time(&self.query.to_time)?, status, limit };
+        let items: Vec<Shown> = ledger.list(&fn_id, &filter)?.into_iter().map(shown).collect();
+        json(&Page::new(items, limit, |call| URL_SAFE_NO_PAD.encode(call.id.as_str())))
+    }
+
+    pub(super) fn show_call(&self, function: &str, call: &str) -> Handled {
+        json(&shown(self.known(function, call)?))
+    }
+
+    pub(super) fn call_answer(&self, function: &str, call: &str) -> Handled {
+        let record = self.known(function, call)?;
+        let (ledger, _) = self.kept(function)?;
+        let Some(Kept { fields, body, cut }) = ledger.answer(&record.id)? else {
+            let why = match record.status {
+                _ if !record.detached => "only answers of detached calls are kept",
+                Status::Success => "it is not kept any longer (HOB_ANSWERS_MAX_AGE_SECS)",
+                _ => return Err(Refusal(Answer::new(404, format!("Call answer not found: the call is {}", record.status.name())))),
+            };
+            return Err(Refusal(Answer::new(404, format!("Call answer not found: {why}"))));
+        };
+        let headers = fields.lines().filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let body = base64::engine::general_purpose::STANDARD.encode(body);
+        json(&ShownAnswer { call_id: record.id, headers, body, body_cut: cut })
+    }
+
+    /// Logs of single calls are not kept; the server's own log has the output.
+    pub(super) fn call_log(&self, function: &str, call: &str) -> Handled {
+        self.known(function, call)?;
+        Err(Refusal(Answer::new(404, "Call log not found")))
+    }
+
+    pub(super) fn cancel_call(&self, function: &str, call: &str) -> Handled {
+        let (ledger, fn_id) = self.kept(function)?;
+        let id = Id::from_str(call).map_err(|_| no_call())?;
+        match ledger.cancel(&fn_id, &id).map_err(not_done)? {
+            Changed::Yes => Ok(Reply::new(204, TEXT, "")),
+            Changed::No(status) => Err(Refusal(Answer::new(409, format!("Could not cancel - the call is {}", status.name())))),
+            Changed::Unknown => Err(no_call()),
+        }
+    }
+
+    pub(super) fn call_again(&self, function: &str, call: &str) -> Handled {
+        let (ledger, fn_id) = self.kept(function)?;
+        let id = Id::from_str(call).map_err(|_| no_call())?;
+        match ledger.run_again(&fn_id, &id).map_err(not_done)? {
+            Changed::Yes => json(&shown(self.known(function, call)?)),
+            Changed::No(status) => Err(Refusal(Answer::new(
+                409,
+                format!("Could not run again - only a detached call that has failed for good can, this one is {}", status.name()),
+            ))),
+            Changed::Unknown => Err(no_call()),
+        }
+    }
+
+    /// The ledger and the function's id.
+    fn kept(&self, function: &str) -> Result<(&Ledger, Id), Refusal> {
+        let ledger = self.context.ledger.as_deref().ok_or(Refusal(Answer::new(410, GONE)))?;
+        let target = look_up(function, |id| self.snapshot.target(&id), ModelError::FnNotFound)?;
+        Ok((ledger, target.function.id))
+    }
+
+    fn known(&self, function: &str, call: &str) -> Result<Record, Refusal> {
+        let (ledger, fn_id) = self.kept(function)?;
+        let id = Id::from_str(call).map_err(|_| no_call())?;
+        ledger.record(&fn_id, &id)?.ok_or_else(no_call)
+    }
+}
+
+fn no_call() -> Refusal {
+    Refusal(Answer::new(404, "Call not found"))
+}
+
+fn not_done(cause: String) -> Refusal {
+    log::error!("a detached call could not be changed: {cause}");
+    Refusal(Answer { retry_after_s: Some(5), ..Answer::new(503, "Could not be written down, try again") })
+}

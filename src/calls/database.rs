@@ -1,0 +1,441 @@
+//! The database of calls, `calls.db`: records, the queue of detached calls,
+//! their answers. A file of its own, so that its commits and those of the
+//! resources never wait for each other.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+
+use super::record::{Accepted, Ended, Kept, Record, Status, known_start};
+use crate::model::{Id, Timestamp};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS calls (
+        fn_id text NOT NULL, id text NOT NULL, app_id text NOT NULL, detached int NOT NULL, status int NOT NULL,
+        created int NOT NULL, started int, completed int, attempts int NOT NULL, start text NOT NULL,
+        waited_us int NOT NULL, ran_us int NOT NULL, request_bytes int NOT NULL, response_bytes int NOT NULL,
+        container text, error text, PRIMARY KEY (fn_id, id)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS queue (
+        id text NOT NULL PRIMARY KEY, fn_id text NOT NULL, app_id text NOT NULL, priority int NOT NULL,
+        due int NOT NULL, created int NOT NULL, attempts int NOT NULL, dead int NOT NULL, fields blob NOT NULL, body blob NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS keys (
+        fn_id text NOT NULL, key text NOT NULL, id text NOT NULL, created int NOT NULL, PRIMARY KEY (fn_id, key)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS answers (
+        id text NOT NULL PRIMARY KEY, created int NOT NULL, fields text NOT NULL, body blob NOT NULL, cut int NOT NULL) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS answers_age ON answers (created);
+    CREATE INDEX IF NOT EXISTS keys_age ON keys (created);
+";
+const VERSION: i64 = 1;
+
+const COLUMNS: &str =
+    "fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, response_bytes, container, error";
+
+/// The calls cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("calls database {path}: {source}", path = path.display())]
+    Database { path: PathBuf, source: rusqlite::Error },
+    #[error("calls database {path} is damaged ({detail}); move it away to start without the calls in it", path = path.display())]
+    Damaged { path: PathBuf, detail: String },
+    #[error("calls database {path} is of a newer hob (version {found}, this one knows {VERSION})", path = path.display())]
+    Newer { path: PathBuf, found: i64 },
+    #[error(transparent)]
+    Spawn(#[from] crate::pool::SpawnError),
+}
+
+/// A queued call without its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) id: Id,
+    pub(super) fn_id: Id,
+    pub(super) priority: u8,
+    pub(super) due: Timestamp,
+    pub(super) attempts: u32,
+}
+
+/// What a list is to show.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only older ids than this.
+    pub before: Option<Id>,
+    /// Created after and before these, exclusive.
+    pub from: Option<Timestamp>,
+    pub to: Option<Timestamp>,
+    pub status: Option<Status>,
+    pub limit: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Database {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Database {
+    /// Opens or makes the file, for its one writer.
+    pub(super) fn open(path: &Path) -> Result<Database, LedgerError> {
+        let failed = |source| LedgerError::Database { path: path.to_owned(), source };
+        let connection = Connection::open(path).map_err(failed)?;
+        let database = Database { connection, path: path.to_owned() };
+        let check: rusqlite::Result<String> = database.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+        match check {
+            Ok(text) if text == "ok" => {}
+            Ok(detail) => return Err(LedgerError::Damaged { path: path.to_owned(), detail }),
+            Err(e) => return Err(LedgerError::Damaged { path: path.to_owned(), detail: e.to_string() }),
+        }
+        database.prepare().map_err(failed)?;
+        let found: i64 = database.connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        if found > VERSION {
+            return Err(LedgerError::Newer { path: path.to_owned(), found });
+        }
+        database.connection.execute_batch(SCHEMA).map_err(failed)?;
+        database.connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+        // What ran when the last server ended waits again.
+        let again = "UPDATE calls SET status = 0 WHERE status = 1 AND (fn_id, id) IN (SELECT fn_id, id FROM queue WHERE dead = 0 AND attempts > 0)";
+        database.connection.execute_batch(again).map_err(failed)?;
+        restrict(path);
+        Ok(database)
+    }
+
+    /// A second connection, which only reads and never waits for the writer.
+    pub(super) fn reader(path: &Path) -> Result<Database, LedgerError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|source| LedgerError::Database { path: path.to_owned(), source })?;
+        let _ = connection.busy_timeout(Duration::from_secs(5));
+        Ok(Database { connection, path: path.to_owned() })
+    }
+
+    fn prepare(&self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(Duration::from_secs(5))?;
+        let _: String = self.connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
+        // Freed pages are given back by retention, a few at a time.
+        self.connection.execute_batch("PRAGMA synchronous=FULL; PRAGMA journal_size_limit=67108864")?;
+        self.connection.set_prepared_statement_cache_capacity(32);
+        Ok(())
+    }
+
+    /// Runs `changes` in one transaction. `durable`: on disk when this returns;
+    /// else a loss of power may undo it, a crash of the process not.
+    pub(super) fn commit(&mut self, durable: bool, changes: impl FnOnce(&Changes<'_>) -> rusqlite::Result<()>) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::Database { path: self.path.clone(), source };
+        self.connection.execute_batch(if durable { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" }).map_err(failed)?;
+        let transaction = self.connection.transaction().map_err(failed)?;
+        changes(&Changes { connection: &transaction }).map_err(failed)?;
+        transaction.commit().map_err(failed)
+    }
+
+    /// All calls that still have to run, and how many are dead.
+    pub(super) fn waiting(&self) -> Result<(Vec<Waiting>, u64), LedgerError> {
+        self.read(|c| {
+            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts FROM queue WHERE dead = 0")?;
+            let rows = statement.query_map([], |row| {
+                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(row.get(3)?), attempts: row.get(4)? })
+            })?;
+            let waiting = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let dead: i64 = c.query_row("SELECT count(*) FROM queue WHERE dead = 1", [], |row| row.get(0))?;
+            Ok((waiting, u64::try_from(dead).unwrap_or(0)))
+        })
+    }
+
+    /// What a queued call is made of.
+    pub(super) fn load(&self, call: &Id) -> Result<Option<Accepted>, LedgerError> {
+        self.read(|c| {
+            let sql = "SELECT id, app_id, fn_id, created, priority, due, fields, body FROM queue WHERE id = ?1";
+            c.prepare_cached(sql)?
+                .query_row([call.as_str()], |row| {
+                    Ok(Accepted {
+                        id: id(row, 0)?,
+                        app_id: id(row, 1)?,
+                        fn_id: id(row, 2)?,
+                        created: Timestamp(row.get(3)?),
+                        priority: row.get(4)?,
+                        due: Timestamp(row.get(5)?),
+                        fields: row.get(6)?,
+                        body: row.get(7)?,
+                        key: None,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Whether the call waits in vain: its attempts are used up.
+    pub(super) fn dead(&self, call: &Id) -> Result<Option<Waiting>, LedgerError> {
+        self.read(|c| {
+            let sql = "SELECT id, fn_id, priority, due, attempts FROM queue WHERE id = ?1 AND dead = 1";
+            let read = |row: &Row<'_>| Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(row.get(3)?), attempts: 0 });
+            c.prepare_cached(sql)?.query_row([call.as_str()], read).optional()
+        })
+    }
+
+    pub(super) fn record(&self, fn_id: &Id, call: &Id) -> Result<Option<Record>, LedgerError> {
+        self.read(|c| {
+            let sql = format!("SELECT {COLUMNS} FROM calls WHERE fn_id = ?1 AND id = ?2");
+            c.prepare_cached(&sql)?.query_row([fn_id.as_str(), call.as_str()], record).optional()
+        })
+    }
+
+    pub(super) fn answer(&self, call: &Id) -> Result<Option<Kept>, LedgerError> {
+        self.read(|c| {
+            c.prepare_cached("SELECT fields, body, cut FROM answers WHERE id = ?1")?
+                .query_row([call.as_str()], |row| Ok(Kept { fields: row.get(0)?, body: row.get(1)?, cut: row.get(2)? }))
+                .optional()
+        })
+    }
+
+    /// A function's calls, newest first.
+    pub(super) fn list(&self, fn_id: &Id, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
+        self.read(|c| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM calls WHERE fn_id = ?1 AND id < ?2 AND created > ?3 AND created < ?4 AND (?5 < 0 OR status = ?5) ORDER BY id DESC LIMIT ?6"
+            );
+            // Ids begin with the time they were made: the range of ids bounds the scan.
+            let before = filter.before.map_or_else(|| "~".to_owned(), |id| id.to_string());
+            let (from, to) = (filter.from.map_or(i64::MIN, |t| t.0), filter.to.map_or(i64::MAX, |t| t.0));
+            let status = filter.status.map_or(-1, |s| s as i64);
+            let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+            let mut statement = c.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![fn_id.as_str(), before, from, to, status, limit], record)?;
+            rows.collect()
+        })
+    }
+
+    /// Functions that have records.
+    pub(super) fn functions(&self) -> Result<Vec<Id>, LedgerError> {
+        self.read(|c| {
+            let mut found = Vec::new();
+            let mut after = String::new();
+            // One seek a function, however many records it has.
+            while let Some(next) = c
+                .prepare_cached("SELECT fn_id FROM calls WHERE fn_id > ?1 ORDER BY fn_id LIMIT 1")?
+                .query_row([&after], |row| row.get::<_, String>(0))
+                .optional()?
+            {
+                found.extend(Id::from_str(&next));
+                after = next;
+            }
+            Ok(found)
+        })
+    }
+
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
+        query(&self.connection).map_err(|source| LedgerError::Database { path: self.path.clone(), source })
+    }
+}
+
+/// Changes within one transaction.
+pub(super) struct Changes<'t> {
+    connection: &'t Connection,
+}
+
+impl Changes<'_> {
+    /// A call that is over, or stands at `record.status`.
+    pub(super) fn put(&self, r: &Record) -> rusqlite::Result<()> {
+        let sql = format!("INSERT OR REPLACE INTO calls ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)");
+        let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.connection.prepare_cached(&sql)?.execute(params![
+            r.fn_id.as_str(),
+            r.id.as_str(),
+            r.app_id.as_str(),
+            r.detached,
+            r.status as i64,
+            r.created.0,
+            r.started.map(|t| t.0),
+            r.completed.map(|t| t.0),
+            r.attempts,
+            r.start,
+            big(r.waited_us),
+            big(r.ran_us),
+            big(r.request_bytes),
+            big(r.response_bytes),
+            r.container.as_ref().map(Id::as_str),
+            r.error,
+        ])?;
+        Ok(())
+    }
+
+    /// The call that was accepted with this key.
+    pub(super) fn keyed(&self, fn_id: &Id, key: &str) -> rusqlite::Result<Option<Id>> {
+        let sql = "SELECT id FROM keys WHERE fn_id = ?1 AND key = ?2";
+        self.connection.prepare_cached(sql)?.query_row([fn_id.as_str(), key], |row| id(row, 0)).optional()
+    }
+
+    pub(super) fn accept(&self, a: &Accepted) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO queue (id, fn_id, app_id, priority, due, created, attempts, dead, fields, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8)",
+            )?
+            .execute(params![a.id.as_str(), a.fn_id.as_str(), a.app_id.as_str(), a.priority, a.due.0, a.created.0, a.fields, a.body])?;
+        if let Some(key) = &a.key {
+            self.connection.prepare_cached("INSERT OR REPLACE INTO keys (fn_id, key, id, created) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                a.fn_id.as_str(),
+                key,
+                a.id.as_str(),
+                a.created.0
+            ])?;
+        }
+        self.put(&Record {
+            id: a.id,
+            app_id: a.app_id,
+            fn_id: a.fn_id,
+            detached: true,
+            status: Status::Queued,
+            created: a.created,
+            started: None,
+            completed: None,
+            attempts: 0,
+            start: "",
+            waited_us: 0,
+            ran_us: 0,
+            request_bytes: a.body.len() as u64,
+            response_bytes: 0,
+            container: None,
+            error: None,
+        })
+    }
+
+    pub(super) fn begin(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("UPDATE queue SET attempts = ?2 WHERE id = ?1")?.execute(params![w.id.as_str(), w.attempts])?;
+        self.connection.prepare_cached("UPDATE calls SET status = ?3, started = ?4, attempts = ?5 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
+            w.fn_id.as_str(),
+            w.id.as_str(),
+            Status::Running as i64,
+            now.0,
+            w.attempts
+        ])?;
+        Ok(())
+    }
+
+    /// The end of a run. A call whose attempts are used up stays in the queue,
+    /// dead, until it is sent again or forgotten.
+    pub(super) fn ended(&self, ended: &Ended, now: Timestamp) -> rusqlite::Result<()> {
+        match ended {
+            Ended::Done { record, answer } => {
+                self.put(record)?;
+                let dead = matches!(record.status, Status::Error | Status::Timeout);
+                let sql = if dead { "UPDATE queue SET dead = 1 WHERE id = ?1" } else { "DELETE FROM queue WHERE id = ?1" };
+                self.connection.prepare_cached(sql)?.execute([record.id.as_str()])?;
+                if let Some(kept) = answer {
+                    self.connection
+                        .prepare_cached("INSERT OR REPLACE INTO answers (id, created, fields, body, cut) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                        .execute(params![record.id.as_str(), now.0, kept.fields, kept.body, kept.cut])?;
+                }
+            }
+            Ended::Again { waiting: w, error } => {
+                self.connection.prepare_cached("UPDATE queue SET due = ?2, attempts = ?3 WHERE id = ?1")?.execute(params![
+                    w.id.as_str(),
+                    w.due.0,
+                    w.attempts
+                ])?;
+                self.connection.prepare_cached("UPDATE calls SET status = ?3, error = ?4, attempts = ?5 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
+                    w.fn_id.as_str(),
+                    w.id.as_str(),
+                    Status::Queued as i64,
+                    error,
+                    w.attempts
+                ])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1")?.execute([w.id.as_str()])?;
+        self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = ?4, error = NULL WHERE fn_id = ?1 AND id = ?2")?.execute(params![
+            w.fn_id.as_str(),
+            w.id.as_str(),
+            Status::Cancelled as i64,
+            now.0
+        ])?;
+        Ok(())
+    }
+
+    /// A dead call is to run again, with all its attempts.
+    pub(super) fn revive(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("UPDATE queue SET dead = 0, attempts = 0, due = ?2 WHERE id = ?1")?.execute(params![w.id.as_str(), now.0])?;
+        self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = NULL, attempts = 0 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
+            w.fn_id.as_str(),
+            w.id.as_str(),
+            Status::Queued as i64
+        ])?;
+        Ok(())
+    }
+
+    /// Forgets a function's records beyond its newest `keep` and those older
+    /// than `oldest`, at most `most` of each; waiting calls stay.
+    pub(super) fn forget(&self, fn_id: &Id, keep: u64, oldest: Timestamp, most: u32) -> rusqlite::Result<usize> {
+        let bounded = |condition: &str| {
+            format!(
+                "DELETE FROM calls WHERE fn_id = ?1 AND id IN (SELECT id FROM calls WHERE fn_id = ?1 AND status >= {} AND {condition} ORDER BY id LIMIT {most})",
+                Status::Success as i64
+            )
+        };
+        let aged = self.connection.prepare_cached(&bounded("created < ?2"))?.execute(params![fn_id.as_str(), oldest.0])?;
+        let edge: Option<String> = self
+            .connection
+            .prepare_cached("SELECT id FROM calls WHERE fn_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
+            .query_row(params![fn_id.as_str(), i64::try_from(keep).unwrap_or(i64::MAX)], |row| row.get(0))
+            .optional()?;
+        let surplus = match edge {
+            Some(edge) => self.connection.prepare_cached(&bounded("id <= ?2"))?.execute(params![fn_id.as_str(), edge])?,
+            None => 0,
+        };
+        Ok(aged + surplus)
+    }
+
+    /// Answers, keys and dead calls older than `oldest`.
+    pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp) -> rusqlite::Result<usize> {
+        let c = self.connection;
+        let mut gone = c.execute("DELETE FROM answers WHERE created < ?1", [answers.0])?;
+        gone += c.execute("DELETE FROM keys WHERE created < ?1", [oldest.0])?;
+        gone += c.execute("DELETE FROM queue WHERE dead = 1 AND created < ?1", [oldest.0])?;
+        Ok(gone)
+    }
+
+    /// Everything about a function that is no more.
+    pub(super) fn forget_function(&self, fn_id: &Id) -> rusqlite::Result<()> {
+        for sql in ["DELETE FROM queue WHERE fn_id = ?1", "DELETE FROM keys WHERE fn_id = ?1", "DELETE FROM calls WHERE fn_id = ?1"] {
+            self.connection.execute(sql, [fn_id.as_str()])?;
+        }
+        Ok(())
+    }
+}
+
+fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
+    let text: String = row.get(column)?;
+    Id::from_str(&text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let start: String = row.get(9)?;
+    let container: Option<String> = row.get(14)?;
+    let count = |column| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
+    Ok(Record {
+        fn_id: id(row, 0)?,
+        id: id(row, 1)?,
+        app_id: id(row, 2)?,
+        detached: row.get(3)?,
+        status: Status::of(row.get(4)?),
+        created: Timestamp(row.get(5)?),
+        started: row.get::<_, Option<i64>>(6)?.map(Timestamp),
+        completed: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+        attempts: row.get(8)?,
+        start: known_start(&start),
+        waited_us: count(10)?,
+        ran_us: count(11)?,
+        request_bytes: count(12)?,
+        response_bytes: count(13)?,
+        container: container.and_then(|text| Id::from_str(&text).ok()),
+        error: row.get(15)?,
+    })
+}
+
+/// Bodies of calls may be secret: the owner alone reads the file.
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Err(e) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+        log::warn!("the calls database {} may be read by others: {e}", path.display());
+    }
+}

@@ -1,0 +1,307 @@
+//! Calls that are kept: records of what ran, and detached calls, which are
+//! accepted now and run later.
+//!
+//! Owns: `calls.db`, its writer thread `calls-writer`, the index of what waits,
+//! the crew `detached-N`. Called by: `edge` (a call comes), `api` (a record is
+//! asked for), `server`. Blocks on: an acceptance until it is on disk; the crew
+//! on a condvar and inside `Agent::submit`; the writer on its channel. Does
+//! not: know routes or containers, slow a synchronous call down.
+//!
+//! ```text
+//! synchronous   edge → Front::submit → agent      record → ring ──┐ every 200 ms
+//! detached      edge → Front::detach ── job, waits for the commit ─┼─► calls-writer → calls.db
+//!               detached-N: take → begin → agent → ended ──────────┘
+//! ```
+//! INVARIANT: a detached call is answered 202 only when it is on disk, and
+//! leaves the queue only when its end is. Killed in between, it runs again:
+//! at least once.
+
+mod database;
+mod front;
+mod ready;
+mod record;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod workers;
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+
+use crate::call::DetachError;
+use crate::config::{CallsConfig, Keep};
+use crate::metrics::LEDGER;
+use crate::model::{Id, Timestamp};
+use crate::pool::{Thread, spawn};
+
+use database::{Database, Waiting};
+use ready::Ready;
+use writer::Job;
+
+pub use database::{Filter, LedgerError};
+pub use front::Front;
+pub use record::{Accepted, Kept, Record, Status};
+pub use workers::{Crew, FindSpec};
+
+/// Whether a function is still there.
+pub type Exists = Arc<dyn Fn(&Id) -> bool + Send + Sync>;
+
+/// Records waiting for the writer at most.
+const RING: usize = 16 * 1024;
+/// Jobs waiting for the writer at most.
+const JOBS: usize = 1024;
+/// An acceptance that takes longer than this is refused.
+const COMMIT_LIMIT: Duration = Duration::from_secs(15);
+
+pub(crate) struct Shared {
+    settings: CallsConfig,
+    exists: Exists,
+    ring: Mutex<Vec<Record>>,
+    ready: Mutex<Ready>,
+    changed: Condvar,
+    closing: AtomicBool,
+}
+
+/// All kept calls.
+pub struct Ledger {
+    shared: Arc<Shared>,
+    reader: Mutex<Database>,
+    /// Dropped to end the writer.
+    jobs: Mutex<Option<Sender<Job>>>,
+    bell: Sender<()>,
+    writer: Mutex<Option<Thread>>,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}
+
+/// What became of a wish to cancel or to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    Yes,
+    /// The call is not in a state for it.
+    No(Status),
+    Unknown,
+}
+
+impl Ledger {
+    /// Opens `path`, or makes it, and starts the writer. What waited or ran
+    /// when the last server ended waits again.
+    ///
+    /// # Errors
+    /// A damaged file or one of a newer version; no thread.
+    pub fn open(path: &Path, settings: CallsConfig, exists: Exists) -> Result<Ledger, LedgerError> {
+        let database = Database::open(path)?;
+        let reader = Database::reader(path)?;
+        let (waiting, dead) = database.waiting()?;
+        let mut ready = Ready::default();
+        for w in waiting {
+            // A call that was running when the server was killed has used up an
+            // attempt; with none left it is not tried for ever.
+            ready.put(w);
+        }
+        LEDGER.queued.set(i64::try_from(ready.len()).unwrap_or(i64::MAX));
+        if ready.len() > 0 || dead > 0 {
+            log::info!("{} detached calls wait, {dead} have failed for good", ready.len());
+        }
+        let shared =
+            Arc::new(Shared { settings, exists, ring: Mutex::default(), ready: Mutex::new(ready), changed: Condvar::new(), closing: AtomicBool::new(false) });
+        let (jobs, to_do) = bounded(JOBS);
+        let (bell, rung) = bounded(1);
+        let of_writer = shared.clone();
+        let writer = spawn("calls-writer", move || writer::run(&of_writer, database, &to_do, &rung))?;
+        Ok(Ledger { shared, reader: Mutex::new(reader), jobs: Mutex::new(Some(jobs)), bell, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Which synchronous calls want a record.
+    pub fn keep(&self) -> Keep {
+        self.shared.settings.keep
+    }
+
+    /// Leaves a record to be written down soon. Never waits: when the writer is
+    /// far behind the record is dropped and counted.
+    pub fn note(&self, record: Record) {
+        let mut ring = self.shared.ring.lock();
+        if ring.len() >= RING {
+            drop(ring);
+            LEDGER.records_dropped.add(1);
+            return;
+        }
+        let first = ring.is_empty();
+        ring.push(record);
+        drop(ring);
+        if first {
+            let _ = self.bell.try_send(());
+        }
+    }
+
+    /// Accepts a detached call; on disk when this returns. The id is that of
+    /// an earlier call with the same key, if there is one.
+    ///
+    /// # Errors
+    /// See [`DetachError`].
+    pub fn accept(&self, call: Accepted) -> Result<Id, DetachError> {
+        let settings = &self.shared.settings;
+        if self.shared.closing.load(Ordering::SeqCst) {
+            return Err(DetachError::Draining);
+        }
+        if settings.workers == 0 {
+            return Err(DetachError::Off);
+        }
+        if call.body.len() as u64 > settings.max_body {
+            return Err(DetachError::TooLarge { len: call.body.len() as u64, max: settings.max_body });
+        }
+        if self.shared.ready.lock().len() >= settings.max_queued {
+            return Err(DetachError::Full { limit: settings.max_queued });
+        }
+        let id = self.ask(|done| Job::Accept(Box::new(call), done)).map_err(|cause| DetachError::NotKept { cause })?;
+        LEDGER.accepted.add(1);
+        Ok(id)
+    }
+
+    /// # Errors
+    /// The database's.
+    pub fn record(&self, fn_id: &Id, id: &Id) -> Result<Option<Record>, LedgerError> {
+        self.reader.lock().record(fn_id, id)
+    }
+
+    /// A function's calls, newest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn list(&self, fn_id: &Id, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
+        self.reader.lock().list(fn_id, filter)
+    }
+
+    /// The answer of a detached call that was a success.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn answer(&self, id: &Id) -> Result<Option<Kept>, LedgerError> {
+        self.reader.lock().answer(id)
+    }
+
+    /// A call that waits is not to run.
+    ///
+    /// # Errors
+    /// The database's, in words; the call then waits on.
+    pub fn cancel(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
+        let taken = self.shared.ready.lock().remove(id);
+        let Some(waiting) = taken.filter(|w| w.fn_id == *fn_id) else {
+            if let Some(other) = taken {
+                self.shared.put(other);
+            }
+            // Dead ones are cancelled too: they will not be asked for again.
+            let dead = self.reader.lock().dead(id).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
+            return match dead {
+                Some(waiting) => self.ask(|done| Job::Cancel(waiting, done)).map(|()| Changed::Yes),
+                None => self.not(fn_id, id),
+            };
+        };
+        match self.ask(|done| Job::Cancel(waiting, done)) {
+            Ok(()) => {
+                LEDGER.queued.add(-1);
+                Ok(Changed::Yes)
+            }
+            Err(cause) => {
+                self.shared.put(waiting);
+                Err(cause)
+            }
+        }
+    }
+
+    /// A call that has failed for good is to run again.
+    ///
+    /// # Errors
+    /// The database's, in words.
+    pub fn run_again(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
+        let dead = self.reader.lock().dead(id).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
+        let Some(waiting) = dead else { return self.not(fn_id, id) };
+        let waiting = Waiting { due: Timestamp::now(), ..waiting };
+        self.ask(|done| Job::Revive(waiting, done))?;
+        LEDGER.queued.add(1);
+        Ok(Changed::Yes)
+    }
+
+    fn not(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
+        let record = self.record(fn_id, id).map_err(|e| e.to_string())?;
+        Ok(record.map_or(Changed::Unknown, |record| Changed::No(if self.shared.ready.lock().is_running(id) { Status::Running } else { record.status })))
+    }
+
+    /// Asks the writer and waits until it is on disk.
+    fn ask<T>(&self, job: impl FnOnce(writer::Done<T>) -> Job) -> Result<T, String> {
+        let (done, answer) = bounded(1);
+        let until = Instant::now() + COMMIT_LIMIT;
+        let jobs = self.jobs.lock().clone().ok_or("the server is shutting down")?;
+        jobs.send_deadline(job(done), until).map_err(|_| "the calls database is too slow".to_owned())?;
+        match answer.recv_deadline(until) {
+            Ok(result) => result,
+            // It may still be written: the caller is told that it is not known.
+            Err(_) => Err("the calls database is too slow".to_owned()),
+        }
+    }
+
+    fn ended(&self, ended: record::Ended) {
+        let jobs = self.jobs.lock().clone();
+        match jobs {
+            // The crew ends before the writer does.
+            None => log::error!("a detached call ended after the calls database was closed: it runs again"),
+            Some(jobs) => {
+                if jobs.send(Job::Ended(Box::new(ended))).is_err() {
+                    log::error!("the calls database is gone: a detached call runs again at the next start");
+                }
+            }
+        }
+    }
+
+    /// Accepts nothing more; the crew takes no more calls.
+    pub fn refuse(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        self.shared.changed.notify_all();
+    }
+
+    /// Writes down what has gathered and joins the writer. Call after the crew
+    /// has ended.
+    pub fn close(&self) {
+        self.refuse();
+        self.jobs.lock().take();
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            writer.join();
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn put(&self, waiting: Waiting) {
+        let mut ready = self.ready.lock();
+        ready.put(waiting);
+        LEDGER.queued.set(i64::try_from(ready.len()).unwrap_or(i64::MAX));
+        drop(ready);
+        self.changed.notify_one();
+    }
+
+    fn over(&self, id: &Id) {
+        let mut ready = self.ready.lock();
+        ready.running_ended(id);
+        LEDGER.queued.set(i64::try_from(ready.len()).unwrap_or(i64::MAX));
+        drop(ready);
+        self.changed.notify_one();
+    }
+}

@@ -1,0 +1,133 @@
+//! Which detached call runs next: a pure index over what waits. Per function
+//! by priority, due time and age; among functions the one with the fewest
+//! running, so that no backlog hides another function's calls.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::database::Waiting;
+use crate::model::{Id, Timestamp};
+
+/// Order inside a function and a priority: the earliest due, then the oldest.
+type Place = (Timestamp, Id);
+/// Priorities 0 to 2.
+const PRIORITIES: usize = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    waiting: HashMap<Id, Waiting>,
+    /// Per function, one line for each priority.
+    lines: BTreeMap<Id, [BTreeSet<Place>; PRIORITIES]>,
+    running: HashMap<Id, Waiting>,
+    busy: HashMap<Id, usize>,
+}
+
+fn line_of(w: &Waiting) -> usize {
+    usize::from(w.priority).min(PRIORITIES - 1)
+}
+
+impl Ready {
+    /// A call that waits, new or again.
+    pub(super) fn put(&mut self, w: Waiting) {
+        self.running_ended(&w.id);
+        self.lines.entry(w.fn_id).or_default()[line_of(&w)].insert((w.due, w.id));
+        self.waiting.insert(w.id, w);
+    }
+
+    /// Waiting and running ones together.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.running.len()
+    }
+
+    pub(super) fn is_running(&self, id: &Id) -> bool {
+        self.running.contains_key(id)
+    }
+
+    /// Takes the next call whose function `may_run`, counting it as running.
+    /// Looks at the heads of the lines only.
+    pub(super) fn take(&mut self, now: Timestamp, mut may_run: impl FnMut(&Id) -> bool) -> Option<Waiting> {
+        let mut best: Option<((usize, usize, Timestamp), Id)> = None;
+        for (fn_id, lines) in &self.lines {
+            let heads = lines.iter().enumerate().rev();
+            let Some((priority, due, id)) = heads.filter_map(|(p, line)| line.first().map(|(due, id)| (p, *due, *id))).find(|(_, due, _)| *due <= now) else {
+                continue;
+            };
+            let rank = (PRIORITIES - priority, self.busy.get(fn_id).copied().unwrap_or(0), due);
+            if best.as_ref().is_none_or(|(found, _)| rank < *found) && may_run(fn_id) {
+                best = Some((rank, id));
+            }
+        }
+        let taken = self.remove(&best?.1)?;
+        *self.busy.entry(taken.fn_id).or_default() += 1;
+        self.running.insert(taken.id, taken);
+        Some(taken)
+    }
+
+    /// Takes a waiting call out; `None` when it runs or is not known.
+    pub(super) fn remove(&mut self, id: &Id) -> Option<Waiting> {
+        let w = self.waiting.remove(id)?;
+        if let Some(lines) = self.lines.get_mut(&w.fn_id) {
+            lines[line_of(&w)].remove(&(w.due, w.id));
+            if lines.iter().all(BTreeSet::is_empty) {
+                self.lines.remove(&w.fn_id);
+            }
+        }
+        Some(w)
+    }
+
+    /// A run is over.
+    pub(super) fn running_ended(&mut self, id: &Id) {
+        let Some(w) = self.running.remove(id) else { return };
+        if let Some(busy) = self.busy.get_mut(&w.fn_id) {
+            *busy -= 1;
+            if *busy == 0 {
+                self.busy.remove(&w.fn_id);
+            }
+        }
+    }
+
+    /// When the first call that waits for its time is due.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.lines.values().flatten().filter_map(|line| line.first()).map(|(due, _)| *due).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(fn_id: Id, priority: u8, due: i64) -> Waiting {
+        Waiting { id: Id::new(), fn_id, priority, due: Timestamp(due), attempts: 0 }
+    }
+
+    #[test]
+    fn priority_then_due_then_age_and_functions_take_turns() {
+        let (a, b) = (Id::new(), Id::new());
+        let mut ready = Ready::default();
+        let calls = [waiting(a, 0, 5), waiting(a, 0, 1), waiting(a, 0, 1), waiting(a, 2, 50), waiting(b, 0, 9), waiting(b, 1, 200)];
+        calls.iter().for_each(|w| ready.put(*w));
+        let mut order = Vec::new();
+        while let Some(w) = ready.take(Timestamp(100), |_| true) {
+            order.push(calls.iter().position(|c| c.id == w.id).expect("one of ours"));
+        }
+        // The urgent one first; then b, which runs nothing; then a's, by due and age.
+        assert_eq!(order, [3, 4, 1, 2, 0]);
+        assert_eq!((ready.len(), ready.next_due()), (6, Some(Timestamp(200))));
+    }
+
+    #[test]
+    fn what_may_not_run_is_passed_over() {
+        let (a, b) = (Id::new(), Id::new());
+        let mut ready = Ready::default();
+        let (first, second) = (waiting(a, 2, 0), waiting(b, 0, 0));
+        ready.put(first);
+        ready.put(second);
+        assert_eq!(ready.take(Timestamp(1), |f| *f == b).map(|w| w.id), Some(second.id));
+        assert_eq!(ready.take(Timestamp(1), |f| *f == b), None);
+        assert!(ready.is_running(&second.id));
+        ready.put(Waiting { due: Timestamp(9), ..second });
+        assert!(!ready.is_running(&second.id), "put again, it waits");
+        assert_eq!(ready.remove(&second.id).map(|w| w.id), Some(second.id));
+        assert_eq!(ready.remove(&second.id), None);
+        assert_eq!(ready.len(), 1);
+    }
+}

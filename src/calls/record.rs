@@ -1,0 +1,122 @@
+//! What is remembered of a call.
+
+use super::database::Waiting;
+use crate::call::Origin;
+use crate::model::{Id, Timestamp};
+
+/// Where a call stands. The numbers are the database's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Queued = 0,
+    Running = 1,
+    Success = 2,
+    Timeout = 3,
+    Error = 4,
+    Cancelled = 5,
+}
+
+const STATUSES: [(Status, &str); 6] = [
+    (Status::Queued, "queued"),
+    (Status::Running, "running"),
+    (Status::Success, "success"),
+    (Status::Timeout, "timeout"),
+    (Status::Error, "error"),
+    (Status::Cancelled, "cancelled"),
+];
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        STATUSES[self as usize].1
+    }
+
+    pub fn parse(text: &str) -> Option<Status> {
+        STATUSES.iter().find(|(_, name)| *name == text).map(|(status, _)| *status)
+    }
+
+    /// The status with the database's number; an unknown one counts as an error.
+    pub(super) fn of(number: i64) -> Status {
+        usize::try_from(number).ok().and_then(|n| STATUSES.get(n)).map_or(Status::Error, |(status, _)| *status)
+    }
+
+    /// Nothing more will happen to the call.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Status::Queued | Status::Running)
+    }
+}
+
+/// One call's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub id: Id,
+    pub app_id: Id,
+    pub fn_id: Id,
+    pub detached: bool,
+    pub status: Status,
+    pub created: Timestamp,
+    pub started: Option<Timestamp>,
+    pub completed: Option<Timestamp>,
+    /// Runs begun, of a detached call.
+    pub attempts: u32,
+    /// `hot`, `waited`, `frozen`, `cold`, or nothing when it got no container.
+    pub start: &'static str,
+    /// Until it had a container, and from then to its end.
+    pub waited_us: u64,
+    pub ran_us: u64,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    /// The container that ran it.
+    pub container: Option<Id>,
+    /// Why it is no success.
+    pub error: Option<String>,
+}
+
+pub(super) fn start_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Idle => "hot",
+        Origin::HandedOver => "waited",
+        Origin::Frozen => "frozen",
+        Origin::Started(_) => "cold",
+    }
+}
+
+/// The same word from the database.
+pub(super) fn known_start(text: &str) -> &'static str {
+    ["hot", "waited", "frozen", "cold"].into_iter().find(|known| *known == text).unwrap_or("")
+}
+
+/// A detached call as it was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub id: Id,
+    pub app_id: Id,
+    pub fn_id: Id,
+    pub created: Timestamp,
+    /// 0 to 2, the highest first.
+    pub priority: u8,
+    /// Not before this time.
+    pub due: Timestamp,
+    /// Header lines for the function.
+    pub fields: Vec<u8>,
+    pub body: Vec<u8>,
+    /// Repeats with the same key are this call.
+    pub key: Option<String>,
+}
+
+/// The answer of a detached call, kept for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// The function's fields, as `Name: value` lines.
+    pub fields: String,
+    pub body: Vec<u8>,
+    /// The body was longer than what is kept.
+    pub cut: bool,
+}
+
+/// How a run of a detached call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It ran, well or not, and is over.
+    Done { record: Record, answer: Option<Kept> },
+    /// It is tried again, when it is due.
+    Again { waiting: Waiting, error: String },
+}

@@ -1,0 +1,225 @@
+//! The ledger on a real file.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::config::Keep;
+
+struct Room {
+    path: PathBuf,
+}
+
+impl Room {
+    fn new() -> Room {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let path = std::env::temp_dir().join(format!("hob-calls-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&path).expect("a folder");
+        Room { path }
+    }
+
+    fn open_with(&self, change: impl FnOnce(&mut CallsConfig)) -> Ledger {
+        let mut settings = settings();
+        change(&mut settings);
+        Ledger::open(&self.path.join("calls.db"), settings, Arc::new(|_| true)).expect("opened")
+    }
+
+    fn open(&self) -> Ledger {
+        self.open_with(|_| {})
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+fn settings() -> CallsConfig {
+    let day = Duration::from_secs(86_400);
+    CallsConfig {
+        keep: Keep::All,
+        keep_per_function: 1000,
+        keep_for: day,
+        keep_answers: day,
+        max_queued: 100,
+        max_body: 1000,
+        workers: 1,
+        attempts: 2,
+        share_percent: 50,
+    }
+}
+
+fn call(fn_id: Id, key: Option<&str>) -> Accepted {
+    let created = Timestamp::now();
+    Accepted {
+        id: Id::new(),
+        app_id: fn_id,
+        fn_id,
+        created,
+        priority: 0,
+        due: created,
+        fields: b"A: b\r\n".to_vec(),
+        body: b"body".to_vec(),
+        key: key.map(str::to_owned),
+    }
+}
+
+fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !look() {
+        assert!(Instant::now() < until, "in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_was_accepted_is_there_after_a_restart() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let accepted = call(fn_id, None);
+    {
+        let ledger = room.open();
+        assert_eq!(ledger.accept(accepted.clone()).expect("accepted"), accepted.id);
+        // No orderly end: what the writer acknowledged must do.
+        std::mem::forget(ledger);
+    }
+    let again = room.open();
+    assert_eq!(again.reader.lock().load(&accepted.id).expect("read"), Some(accepted.clone()));
+    let taken = again.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits");
+    assert_eq!((taken.id, taken.fn_id, taken.attempts), (accepted.id, fn_id, 0));
+    assert_eq!(again.record(&fn_id, &accepted.id).expect("read").expect("known").status, Status::Queued);
+}
+
+#[test]
+fn a_repeat_with_the_same_key_is_the_same_call() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let first = ledger.accept(call(fn_id, Some("k"))).expect("accepted");
+    assert_eq!(ledger.accept(call(fn_id, Some("k"))).expect("accepted"), first);
+    assert_ne!(ledger.accept(call(fn_id, Some("other"))).expect("accepted"), first);
+    assert_ne!(ledger.accept(call(Id::new(), Some("k"))).expect("accepted"), first, "keys are a function's own");
+    assert_eq!(ledger.shared.ready.lock().len(), 3);
+    drop(ledger);
+    assert_eq!(room.open().accept(call(fn_id, Some("k"))).expect("accepted"), first, "after a restart too");
+}
+
+#[test]
+fn limits_are_told() {
+    let room = Room::new();
+    let ledger = room.open_with(|s| s.max_queued = 1);
+    let big = Accepted { body: vec![0; 1001], ..call(Id::new(), None) };
+    assert!(matches!(ledger.accept(big), Err(DetachError::TooLarge { len: 1001, max: 1000 })));
+    ledger.accept(call(Id::new(), None)).expect("accepted");
+    assert!(matches!(ledger.accept(call(Id::new(), None)), Err(DetachError::Full { limit: 1 })));
+    ledger.refuse();
+    assert!(matches!(ledger.accept(call(Id::new(), None)), Err(DetachError::Draining)));
+    let off = Room::new().open_with(|s| s.workers = 0);
+    assert!(matches!(off.accept(call(Id::new(), None)), Err(DetachError::Off)));
+}
+
+#[test]
+fn a_call_is_cancelled_or_dies_and_runs_again() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let status = |id: &Id| ledger.record(&fn_id, id).expect("read").expect("known").status;
+    let unwanted = ledger.accept(call(fn_id, None)).expect("accepted");
+    assert_eq!(ledger.cancel(&Id::new(), &unwanted), Ok(Changed::Unknown), "another function's");
+    assert_eq!(ledger.cancel(&fn_id, &unwanted), Ok(Changed::Yes));
+    assert_eq!((status(&unwanted), ledger.cancel(&fn_id, &unwanted)), (Status::Cancelled, Ok(Changed::No(Status::Cancelled))));
+
+    let failing = ledger.accept(call(fn_id, None)).expect("accepted");
+    assert_eq!(ledger.run_again(&fn_id, &failing), Ok(Changed::No(Status::Queued)));
+    let mut taken = ledger.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits");
+    taken.attempts += 1;
+    ledger.ask(|done| Job::Begin(taken, done)).expect("begun");
+    assert_eq!((status(&failing), ledger.cancel(&fn_id, &failing)), (Status::Running, Ok(Changed::No(Status::Running))));
+    let record = Record { status: Status::Error, attempts: 1, ..ledger.record(&fn_id, &failing).expect("read").expect("known") };
+    ledger.ended(record::Ended::Done { record, answer: None });
+    wait_until("the end", || status(&failing) == Status::Error);
+    assert_eq!(ledger.run_again(&fn_id, &failing), Ok(Changed::Yes));
+    assert_eq!(status(&failing), Status::Queued);
+    let again = ledger.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits again");
+    assert_eq!((again.id, again.attempts), (failing, 0));
+}
+
+fn record(fn_id: Id, created: Timestamp) -> Record {
+    Record {
+        id: Id::new(),
+        app_id: fn_id,
+        fn_id,
+        detached: false,
+        status: Status::Success,
+        created,
+        started: Some(created),
+        completed: Some(created),
+        attempts: 0,
+        start: "hot",
+        waited_us: 1,
+        ran_us: 2,
+        request_bytes: 3,
+        response_bytes: 4,
+        container: Some(Id::new()),
+        error: Some("text".to_owned()),
+    }
+}
+
+#[test]
+fn records_are_listed_newest_first_in_pages() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let kept: Vec<Record> =
+        (0..10).map(|n| Record { status: if n % 2 == 0 { Status::Success } else { Status::Timeout }, ..record(fn_id, Timestamp(1000 * n)) }).collect();
+    kept.iter().for_each(|r| ledger.note(r.clone()));
+    ledger.note(record(Id::new(), Timestamp(5)));
+    let list = |filter: Filter| ledger.list(&fn_id, &filter).expect("read");
+    wait_until("the writer", || list(Filter { limit: 100, ..Filter::default() }).len() == 10);
+    let first = list(Filter { limit: 4, ..Filter::default() });
+    let rest = list(Filter { before: Some(first[3].id), limit: 100, ..Filter::default() });
+    let all: Vec<Record> = first.into_iter().chain(rest).collect();
+    assert!(all.iter().eq(kept.iter().rev()), "whole, and each once");
+    assert_eq!(list(Filter { status: Some(Status::Timeout), limit: 100, ..Filter::default() }).len(), 5);
+    assert_eq!(list(Filter { from: Some(Timestamp(2000)), to: Some(Timestamp(5000)), limit: 100, ..Filter::default() }).len(), 2, "exclusive");
+}
+
+#[test]
+fn too_many_and_too_old_ones_are_forgotten_and_waiting_ones_stay() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let waits = {
+        let ledger = room.open();
+        let waits = ledger.accept(call(fn_id, None)).expect("accepted");
+        let old = Timestamp(Timestamp::now().0 - 2 * 86_400_000);
+        (0..20).for_each(|_| ledger.note(record(fn_id, old)));
+        (0..20).for_each(|_| ledger.note(record(fn_id, Timestamp::now())));
+        waits
+    };
+    let ledger = room.open_with(|s| s.keep_per_function = 5);
+    let all = || ledger.list(&fn_id, &Filter { limit: 100, ..Filter::default() }).expect("read");
+    wait_until("the tidying", || all().len() <= 6);
+    assert!(all().iter().any(|r| r.id == waits), "what waits is not forgotten");
+}
+
+/// A full disk, as SQLite reports it: the file may not grow.
+#[test]
+fn what_cannot_be_written_is_not_accepted_and_said_so() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let kept = ledger.accept(call(fn_id, None)).expect("accepted");
+    let other = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+    // Somebody else's write lock outlasts the writer's patience.
+    other.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    assert!(matches!(ledger.accept(call(fn_id, None)), Err(DetachError::NotKept { .. })));
+    let taken = ledger.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits");
+    let done = Record { status: Status::Success, ..ledger.record(&fn_id, &taken.id).expect("read").expect("known") };
+    ledger.ended(record::Ended::Done { record: done, answer: Some(Kept::default()) });
+    other.execute_batch("ROLLBACK").expect("unlocked");
+    wait_until("the end to be written after all", || ledger.record(&fn_id, &kept).expect("read").expect("known").status == Status::Success);
+    ledger.accept(call(fn_id, None)).expect("accepted again");
+}
+
+#[test]
+fn a_damaged_file_is_refused_by_name() {
+    let room = Room::new();
+    std::fs::write(room.path.join("calls.db"), vec![7; 8192]).expect("written");
+    let error = Ledger::open(&room.path.join("calls.db"), settings(), Arc::new(|_| true)).expect_err("damaged");
+    assert!(error.to_string().contains("calls.db"), "{error}");
+}

@@ -1,0 +1,261 @@
+//! The crew that runs detached calls, beside the synchronous ones and never
+//! before them: a call is taken only while nobody waits for a container.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Ledger;
+use super::database::Waiting;
+use super::record::{Accepted, Ended, Kept, Record, Status};
+use super::tally::Tally;
+use super::writer::Job;
+use crate::agent::Agent;
+use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, LaunchError, Moment, WatchGuard};
+use crate::metrics::LEDGER;
+use crate::model::{FnSpec, Id, Timestamp};
+use crate::pool::{SpawnError, Thread, spawn};
+
+/// Most bytes kept of a detached call's answer.
+const ANSWER_BYTES: usize = 1024 * 1024;
+/// Between looks while calls wait but may not run now.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The first pause before another try, doubled each time.
+const FIRST_PAUSE_MS: i64 = 1_000;
+const LONGEST_PAUSE_MS: i64 = 300_000;
+
+/// Finds a function's configuration; none when it was deleted.
+pub type FindSpec = Arc<dyn Fn(&Id) -> Option<Arc<FnSpec>> + Send + Sync>;
+
+/// The running crew. Dropping it joins the threads; refuse first.
+#[derive(Debug)]
+pub struct Crew {
+    threads: Vec<Thread>,
+}
+
+struct Worker {
+    ledger: Arc<Ledger>,
+    agent: Arc<Agent>,
+    find: FindSpec,
+    total_mib: u64,
+    /// MiB in use by detached calls.
+    used_mib: Arc<AtomicU64>,
+}
+
+impl Crew {
+    /// Starts the crew on a node with `total_mib` for functions.
+    ///
+    /// # Errors
+    /// When a thread cannot be had.
+    pub fn start(ledger: &Arc<Ledger>, agent: &Arc<Agent>, find: &FindSpec, total_mib: u64) -> Result<Crew, SpawnError> {
+        let used_mib = Arc::new(AtomicU64::new(0));
+        let mut crew = Crew { threads: Vec::new() };
+        for n in 1..=ledger.shared.settings.workers {
+            let worker = Worker { ledger: ledger.clone(), agent: agent.clone(), find: find.clone(), total_mib, used_mib: used_mib.clone() };
+            crew.threads.push(spawn(format!("detached-{n}"), move || worker.live())?);
+        }
+        Ok(crew)
+    }
+
+    /// Waits for the calls that run and ends. `Ledger::refuse` comes first.
+    pub fn join(self) {
+        self.threads.into_iter().for_each(Thread::join);
+    }
+}
+
+impl Worker {
+    fn live(&self) {
+        while let Some((waiting, spec)) = self.next() {
+            let mib = spec.as_ref().map_or(0, |s| need_mib(s));
+            self.run(waiting, spec);
+            self.used_mib.fetch_sub(mib, Ordering::SeqCst);
+        }
+    }
+
+    /// The next call that may run now; `None` when it is time to end.
+    fn next(&self) -> Option<(Waiting, Option<Arc<FnSpec>>)> {
+        let shared = &self.ledger.shared;
+        let mut ready = shared.ready.lock();
+        loop {
+            if shared.closing.load(Ordering::SeqCst) {
+                return None;
+            }
+            let now = Timestamp::now();
+            let taken = ready.take(now, |fn_id| (self.find)(fn_id).is_none_or(|spec| self.may_run(&spec)));
+            if let Some(waiting) = taken {
+                let spec = (self.find)(&waiting.fn_id);
+                self.used_mib.fetch_add(spec.as_ref().map_or(0, |s| need_mib(s)), Ordering::SeqCst);
+                return Some((waiting, spec));
+            }
+            match ready.next_due() {
+                None => shared.changed.wait(&mut ready),
+                Some(due) => {
+                    // Due already: it is not its turn yet. Else at its time.
+                    let left = u64::try_from(due.0 - now.0).map_or(LOOK_AGAIN, Duration::from_millis).max(LOOK_AGAIN);
+                    shared.changed.wait_until(&mut ready, Instant::now() + left);
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for a container, and the share of detached calls allows it.
+    fn may_run(&self, spec: &FnSpec) -> bool {
+        let used = self.used_mib.load(Ordering::SeqCst);
+        let share = self.total_mib.saturating_mul(self.ledger.shared.settings.share_percent) / 100;
+        (used == 0 || used + need_mib(spec) <= share) && !self.agent.is_crowded()
+    }
+
+    fn run(&self, mut waiting: Waiting, spec: Option<Arc<FnSpec>>) {
+        let loaded = self.ledger.reader.lock().load(&waiting.id);
+        let accepted = match loaded {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => {
+                log::error!("detached call {} is not in the queue any more", waiting.id);
+                return self.ledger.shared.over(&waiting.id);
+            }
+            Err(error) => return self.again(waiting, error.to_string(), false),
+        };
+        let Some(spec) = spec else {
+            let record = ended_record(&accepted, &waiting, Status::Error, "the function was deleted");
+            return self.ledger.ended(Ended::Done { record, answer: None });
+        };
+        waiting.attempts += 1;
+        if waiting.attempts > self.attempts(&spec) {
+            // Each run before ended with the server's sudden end.
+            waiting.attempts -= 1;
+            let record = ended_record(&accepted, &waiting, Status::Error, "the server ended during each of its runs");
+            LEDGER.dead.add(1);
+            return self.ledger.ended(Ended::Done { record, answer: None });
+        }
+        if let Err(cause) = self.ledger.ask(|done| Job::Begin(waiting, done)) {
+            waiting.attempts -= 1;
+            return self.again(waiting, cause, false);
+        }
+        self.submit(waiting, accepted, spec);
+    }
+
+    fn submit(&self, waiting: Waiting, accepted: Accepted, spec: Arc<FnSpec>) {
+        let attempts = self.attempts(&spec);
+        let Accepted { id, created, fields, body, .. } = accepted;
+        let call = Call { id, spec, fields, body: Body::Memory(body), accepted: Instant::now() };
+        let mut keeper = Keeper::default();
+        let submitted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.submit(&call, &mut keeper)));
+        let result = submitted.unwrap_or_else(|_| Err(CallError::Internal("a panic".to_owned())));
+        let mut record = keeper.tally.record(&call, &result, Timestamp::now());
+        record.detached = true;
+        record.created = created;
+        record.attempts = waiting.attempts;
+        match result {
+            Ok(()) => self.ledger.ended(Ended::Done { record, answer: Some(keeper.kept) }),
+            Err(error) if not_begun(&error) => self.again(waiting, record.error.unwrap_or_default(), true),
+            Err(_) if waiting.attempts < attempts => self.again(waiting, record.error.unwrap_or_default(), false),
+            Err(_) => {
+                LEDGER.dead.add(1);
+                self.ledger.ended(Ended::Done { record, answer: None });
+            }
+        }
+    }
+
+    /// Puts the call back for later. `free`: the function was asked nothing, so
+    /// that this try does not count.
+    fn again(&self, mut waiting: Waiting, error: String, free: bool) {
+        let pause = FIRST_PAUSE_MS.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(16)).min(LONGEST_PAUSE_MS);
+        waiting.attempts -= u32::from(free && waiting.attempts > 0);
+        waiting.due = Timestamp(Timestamp::now().0 + pause);
+        LEDGER.retried.add(1);
+        self.ledger.ended(Ended::Again { waiting, error });
+    }
+
+    fn attempts(&self, spec: &FnSpec) -> u32 {
+        match spec.limits.max_attempts {
+            0 => self.ledger.shared.settings.attempts.max(1),
+            own => own,
+        }
+    }
+}
+
+fn need_mib(spec: &FnSpec) -> u64 {
+    spec.memory_mib.saturating_add(spec.tmpfs_mib)
+}
+
+/// The node could not take the call up: no fault of the function's.
+fn not_begun(error: &CallError) -> bool {
+    match error {
+        CallError::Draining | CallError::WaitTimeout { .. } | CallError::QueueFull { .. } | CallError::NoCapacity { .. } => true,
+        CallError::Launch(launch) => matches!(**launch, LaunchError::EngineAway { .. } | LaunchError::CalledOff { .. }),
+        _ => false,
+    }
+}
+
+fn ended_record(accepted: &Accepted, waiting: &Waiting, status: Status, why: &str) -> Record {
+    Record {
+        id: accepted.id,
+        app_id: accepted.app_id,
+        fn_id: accepted.fn_id,
+        detached: true,
+        status,
+        created: accepted.created,
+        started: None,
+        completed: Some(Timestamp::now()),
+        attempts: waiting.attempts,
+        start: "",
+        waited_us: 0,
+        ran_us: 0,
+        request_bytes: accepted.body.len() as u64,
+        response_bytes: 0,
+        container: None,
+        error: Some(why.to_owned()),
+    }
+}
+
+/// Nobody listens: the answer is kept instead.
+#[derive(Debug, Default)]
+struct Keeper {
+    tally: Tally,
+    kept: Kept,
+}
+
+impl Keeper {
+    fn head(&mut self, head: &AnswerHead<'_>) {
+        for (name, value) in head.fields {
+            let value = String::from_utf8_lossy(value);
+            self.kept.fields.push_str(&format!("{name}: {value}\n"));
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.tally.response_bytes += bytes.len() as u64;
+        let room = ANSWER_BYTES - self.kept.body.len();
+        self.kept.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.kept.cut |= bytes.len() > room;
+    }
+}
+
+impl Caller for Keeper {
+    fn whole(&mut self, head: &AnswerHead<'_>, body: &[u8]) -> Result<(), ClientGone> {
+        self.head(head);
+        self.take(body);
+        Ok(())
+    }
+    fn begin(&mut self, head: &AnswerHead<'_>, _len: Option<u64>) -> Result<(), ClientGone> {
+        self.head(head);
+        Ok(())
+    }
+    fn data(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
+        self.take(bytes);
+        Ok(())
+    }
+    fn end(&mut self) -> Result<(), ClientGone> {
+        Ok(())
+    }
+    fn passed(&mut self, moment: Moment) {
+        self.tally.pass(moment);
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn watch(&self, _gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
+        None
+    }
+}

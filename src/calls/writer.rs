@@ -1,0 +1,194 @@
+//! The one thread that writes calls down. Whatever has gathered goes in one
+//! transaction: that is what makes a durable call cheap.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select};
+
+use super::Shared;
+use super::database::{Changes, Database, Waiting};
+use super::record::{Accepted, Ended, Record};
+use crate::metrics::LEDGER;
+use crate::model::{Id, Timestamp};
+
+/// Most jobs in one transaction.
+const BATCH: usize = 512;
+/// Records gather for this long.
+const GATHER: Duration = Duration::from_millis(200);
+/// Between looks for what is too old.
+const TIDY: Duration = Duration::from_secs(30);
+/// Rows forgotten of a function in one transaction: others wait meanwhile.
+const FORGET: u32 = 5_000;
+/// Between tries to write down what failed to be.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What comes back once the job is on disk.
+pub(super) type Done<T> = Sender<Result<T, String>>;
+
+/// What is asked of the writer. All are durable.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Gives the id of the call: its own, or the one accepted with its key.
+    Accept(Box<Accepted>, Done<Id>),
+    Begin(Waiting, Done<()>),
+    /// Never given up: kept until it is on disk.
+    Ended(Box<Ended>),
+    Cancel(Waiting, Done<()>),
+    Revive(Waiting, Done<()>),
+}
+
+/// The writer's life: until the senders are gone, and everything is written.
+pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Job>, bell: &Receiver<()>) {
+    let mut records_due: Option<Instant> = None;
+    let mut tidy_due = Instant::now() + Duration::from_secs(1);
+    let mut unsettled: Vec<Job> = Vec::new();
+    loop {
+        let mut wake = records_due.map_or(tidy_due, |at| at.min(tidy_due));
+        if !unsettled.is_empty() {
+            wake = wake.min(Instant::now() + RETRY);
+        }
+        let mut batch = std::mem::take(&mut unsettled);
+        let mut ended = false;
+        select! {
+            recv(jobs) -> job => match job {
+                Ok(job) => batch.push(job),
+                Err(_) => ended = true,
+            },
+            recv(bell) -> _ => { records_due.get_or_insert_with(|| Instant::now() + GATHER); }
+            recv(crossbeam_channel::at(wake)) -> _ => {}
+        }
+        batch.extend(jobs.try_iter().take(BATCH));
+        let records = if ended || records_due.is_some_and(|at| Instant::now() >= at) || !batch.is_empty() {
+            records_due = None;
+            std::mem::take(&mut *shared.ring.lock())
+        } else {
+            Vec::new()
+        };
+        if !batch.is_empty() || !records.is_empty() {
+            unsettled = write(shared, &mut database, batch, &records);
+        }
+        if ended {
+            if !unsettled.is_empty() {
+                log::error!("{} ends of detached calls could not be written down: they run again at the next start", unsettled.len());
+            }
+            return;
+        }
+        if Instant::now() >= tidy_due {
+            let more = tidy(shared, &mut database);
+            tidy_due = Instant::now() + if more { GATHER } else { TIDY };
+        }
+    }
+}
+
+/// One transaction. Returns what must be tried again.
+fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, records: &[Record]) -> Vec<Job> {
+    let now = Timestamp::now();
+    let durable = !batch.is_empty();
+    let mut same = Vec::with_capacity(batch.len());
+    let committed = database.commit(durable, |changes| {
+        for job in &batch {
+            same.push(apply(changes, job, now)?);
+        }
+        records.iter().try_for_each(|record| changes.put(record))
+    });
+    match committed {
+        Ok(()) => {
+            for (job, same) in batch.into_iter().zip(same) {
+                settle(shared, job, same);
+            }
+            Vec::new()
+        }
+        Err(error) => {
+            log::error!("{error}; {} records are lost, detached calls are refused or tried again", records.len());
+            LEDGER.records_dropped.add(records.len() as u64);
+            let text = error.to_string();
+            batch.into_iter().filter_map(|job| refuse(job, &text)).collect()
+        }
+    }
+}
+
+/// Gives the id of the call that an accepted one repeats.
+fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<Option<Id>> {
+    match job {
+        Job::Accept(call, _) => {
+            if let Some(key) = &call.key
+                && let Some(id) = changes.keyed(&call.fn_id, key)?
+            {
+                return Ok(Some(id));
+            }
+            changes.accept(call)?;
+        }
+        Job::Begin(waiting, _) => changes.begin(waiting, now)?,
+        Job::Ended(ended) => changes.ended(ended, now)?,
+        Job::Cancel(waiting, _) => changes.cancel(waiting, now)?,
+        Job::Revive(waiting, _) => changes.revive(waiting, now)?,
+    }
+    Ok(None)
+}
+
+/// The job is on disk: memory follows, and whoever waits is told.
+fn settle(shared: &Shared, job: Job, same: Option<Id>) {
+    match job {
+        Job::Accept(call, done) => {
+            if same.is_none() {
+                shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0 });
+            }
+            let _ = done.send(Ok(same.unwrap_or(call.id)));
+        }
+        Job::Begin(_, done) | Job::Cancel(_, done) => {
+            let _ = done.send(Ok(()));
+        }
+        Job::Ended(ended) => match *ended {
+            Ended::Done { record, .. } => shared.over(&record.id),
+            Ended::Again { waiting, .. } => shared.put(waiting),
+        },
+        Job::Revive(waiting, done) => {
+            shared.put(waiting);
+            let _ = done.send(Ok(()));
+        }
+    }
+}
+
+fn refuse(job: Job, text: &str) -> Option<Job> {
+    match job {
+        Job::Accept(_, done) => {
+            let _ = done.send(Err(text.to_owned()));
+            None
+        }
+        Job::Begin(_, done) | Job::Cancel(_, done) | Job::Revive(_, done) => {
+            let _ = done.send(Err(text.to_owned()));
+            None
+        }
+        ended @ Job::Ended(_) => Some(ended),
+    }
+}
+
+/// Forgets what is too old or too much. Whether more is left to forget.
+fn tidy(shared: &Shared, database: &mut Database) -> bool {
+    let now = Timestamp::now();
+    let limits = &shared.settings;
+    let age = |age: Duration| Timestamp(now.0 - i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2));
+    let functions = match database.functions() {
+        Ok(functions) => functions,
+        Err(error) => {
+            log::error!("{error}");
+            return false;
+        }
+    };
+    let mut more = false;
+    let result = database.commit(false, |changes| {
+        for fn_id in &functions {
+            if (shared.exists)(fn_id) {
+                more |= changes.forget(fn_id, limits.keep_per_function, age(limits.keep_for), FORGET)? >= FORGET as usize;
+            } else {
+                changes.forget_function(fn_id)?;
+            }
+        }
+        changes.forget_answers(age(limits.keep_answers), age(limits.keep_for)).map(|_| ())
+    });
+    if let Err(error) = result {
+        log::error!("old calls could not be forgotten: {error}");
+        return false;
+    }
+    more
+}

@@ -1,0 +1,52 @@
+//! The settings of kept calls.
+
+use std::time::Duration;
+
+use super::Raw;
+
+/// Which synchronous calls are written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    None,
+    Errors,
+    All,
+}
+
+/// What is kept of calls, and how detached ones run.
+#[derive(Debug, Clone)]
+pub struct CallsConfig {
+    pub keep: Keep,
+    pub keep_per_function: u64,
+    pub keep_for: Duration,
+    pub keep_answers: Duration,
+    /// Detached calls waiting or running at the same time.
+    pub max_queued: usize,
+    /// Bytes of a detached call's body.
+    pub max_body: u64,
+    /// Runs of a detached call at the same time; 0 = none are accepted.
+    pub workers: usize,
+    pub attempts: u32,
+    /// Share of the node's memory that detached calls may use, percent.
+    pub share_percent: u64,
+}
+
+impl Raw {
+    pub(super) fn calls(&mut self) -> CallsConfig {
+        let keep = match self.text("HOB_CALL_RECORDS").as_str() {
+            "none" => Keep::None,
+            "all" => Keep::All,
+            _ => Keep::Errors,
+        };
+        CallsConfig {
+            keep,
+            keep_per_function: self.count("HOB_CALLS_PER_FN"),
+            keep_for: Duration::from_secs(self.count("HOB_CALLS_MAX_AGE_SECS")),
+            keep_answers: Duration::from_secs(self.count("HOB_ANSWERS_MAX_AGE_SECS")),
+            max_queued: self.size("HOB_DETACHED_MAX_QUEUED"),
+            max_body: self.count("HOB_DETACHED_MAX_BODY"),
+            workers: self.size("HOB_DETACHED_WORKERS").min(256),
+            attempts: u32::try_from(self.count("HOB_DETACHED_ATTEMPTS")).unwrap_or(u32::MAX),
+            share_percent: self.count("HOB_DETACHED_SHARE_PERCENT").min(100),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Calls that are kept: records, and detached calls.
+
+use std::time::Duration;
+
+use base64::Engine;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Server, together, wait_until};
+
+/// A call's record once it is in one of these states.
+fn await_status(server: &Server, function: &str, call: &str, wanted: &str) -> Value {
+    wait_until(&format!("{call} to be {wanted}"), 60, || {
+        let response = server.send("GET", &format!("/v2/fns/{function}/calls/{call}"), b"");
+        Some(response.json()).filter(|record| response.status == 200 && record["status"] == wanted)
+    })
+}
+
+fn detach(server: &Server, function: &str, more: &[(&str, &str)], body: &[u8]) -> String {
+    let mut fields = vec![("Fn-Invoke-Type", "detached")];
+    fields.extend_from_slice(more);
+    let response = server.call(function, &fields, body);
+    assert_eq!((response.status, response.body.len()), (202, 0), "{response:?}");
+    response.field("Fn-Call-Id").expect("an id").to_owned()
+}
+
+#[test]
+fn a_detached_call_runs_later_and_its_answer_is_kept() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let call = detach(&server, &echo, &[("X-Sleep-Ms", "10"), ("Content-Type", "text/plain")], b"later");
+    let record = await_status(&server, &echo, &call, "success");
+    assert_eq!((&record["detached"], &record["attempts"], &record["fn_id"]), (&json!(true), &json!(1), &json!(echo)), "{record}");
+    assert!(record["completed_at"].is_string() && record["start"] == "cold" && record["container_id"].is_string(), "{record}");
+    let answer = server.manage("GET", &format!("/v2/fns/{echo}/calls/{call}/answer"), &Value::Null);
+    let body = base64::engine::general_purpose::STANDARD.decode(answer["body"].as_str().expect("text")).expect("base 64");
+    assert_eq!(body, b"later");
+    assert!(answer["headers"].as_array().expect("a list").iter().any(|h| h[0].as_str().is_some_and(|n| n.eq_ignore_ascii_case("x-count"))), "{answer}");
+    // Nothing was asked to be kept of an ordinary good call.
+    let plain = server.good_call(&echo, &[], b"now").field("Fn-Call-Id").expect("an id").to_owned();
+    assert_eq!(server.send("GET", &format!("/v2/fns/{echo}/calls/{plain}"), b"").status, 404);
+    let list = server.manage("GET", &format!("/v2/fns/{echo}/calls"), &Value::Null);
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
+    server.stop();
+}
+
+#[test]
+fn a_failing_call_is_repeated_then_dead_then_run_again() {
+    let Some(server) = Server::start(&[("HOB_DETACHED_ATTEMPTS", "2")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let call = detach(&server, &echo, &[("X-Status", "502")], b"");
+    let record = await_status(&server, &echo, &call, "error");
+    assert_eq!((&record["attempts"], &record["error"]), (&json!(2), &json!("function failed")), "{record}");
+    let path = format!("/v2/fns/{echo}/calls/{call}");
+    assert_eq!(server.send("GET", &format!("{path}/answer"), b"").status, 404);
+    assert_eq!(server.send("POST", &format!("{path}/again"), b"").status, 200);
+    let record = await_status(&server, &echo, &call, "error");
+    assert_eq!(record["attempts"], 2, "it had all its attempts again: {record}");
+    assert_eq!(server.send("DELETE", &path, b"").status, 204, "a dead one can be given up");
+    assert_eq!(server.send("POST", &format!("{path}/again"), b"").status, 409);
+    server.stop();
+}
+
+#[test]
+fn a_call_that_waits_for_its_time_can_be_cancelled() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let call = detach(&server, &echo, &[("Hob-Delay-Secs", "3600"), ("Idempotency-Key", "once")], b"");
+    assert_eq!(detach(&server, &echo, &[("Idempotency-Key", "once")], b""), call, "the same call");
+    let path = format!("/v2/fns/{echo}/calls/{call}");
+    assert_eq!(await_status(&server, &echo, &call, "queued")["attempts"], Value::Null);
+    assert_eq!(server.send("DELETE", &path, b"").status, 204);
+    await_status(&server, &echo, &call, "cancelled");
+    assert_eq!(server.send("DELETE", &path, b"").status, 409);
+    assert_eq!(server.send("GET", "/v2/fns/01HF7YAT3V180G40RZJ0000001/calls", b"").status, 404);
+    assert_eq!(server.send("GET", &format!("/v2/fns/{echo}/calls?status=x"), b"").status, 400);
+    assert_eq!(server.send("GET", &format!("/v2/fns/{echo}/calls?cursor=x"), b"").status, 400);
+    assert_eq!(server.queue(&echo, "calls"), 0, "it never ran");
+    server.stop();
+}
+
+#[test]
+fn errors_are_written_down_and_all_calls_if_asked() {
+    let Some(server) = Server::start(&[("HOB_CALL_RECORDS", "all")]) else { return };
+    let echo = server.function("echo", "echo", json!({"timeout": 1}));
+    let ids: Vec<String> = [("X-A", "b"), ("X-Status", "502"), ("X-Sleep-Ms", "5000")]
+        .iter()
+        .map(|field| server.call(&echo, &[*field], b"abc").field("Fn-Call-Id").expect("an id").to_owned())
+        .collect();
+    for (id, status) in ids.iter().zip(["success", "error", "timeout"]) {
+        let record = await_status(&server, &echo, id, status);
+        assert_eq!((&record["request_bytes"], &record["detached"]), (&json!(3), &json!(false)), "{record}");
+    }
+    let page = server.manage("GET", &format!("/v2/fns/{echo}/calls?per_page=2"), &Value::Null);
+    let cursor = page["next_cursor"].as_str().expect("more");
+    let rest = server.manage("GET", &format!("/v2/fns/{echo}/calls?per_page=2&cursor={cursor}"), &Value::Null);
+    let listed: Vec<&Value> = page["items"].as_array().into_iter().chain(rest["items"].as_array()).flatten().map(|c| &c["id"]).collect();
+    assert_eq!(listed, ids.iter().rev().collect::<Vec<_>>(), "newest first");
+    let errors = server.manage("GET", &format!("/v2/fns/{echo}/calls?status=error"), &Value::Null);
+    assert_eq!(errors["items"].as_array().map(Vec::len), Some(1), "{errors}");
+    server.stop();
+}
+
+#[test]
+fn a_trigger_can_make_its_calls_detached() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let app = server.manage("GET", &format!("/v2/fns/{echo}"), &Value::Null)["app_id"].clone();
+    let trigger = json!({"app_id": app, "fn_id": echo, "name": "t", "type": "http", "source": "/t", "annotations": {"hob/invoke-type": "detached"}});
+    server.manage("POST", "/v2/triggers", &trigger);
+    let response = server.send("POST", "/t/app/t", b"body");
+    assert_eq!(response.status, 202, "{response:?}");
+    await_status(&server, &echo, response.field("Fn-Call-Id").expect("an id"), "success");
+    server.stop();
+}
+
+/// While a backlog waits, others are served at once; and nothing of it is lost.
+#[test]
+fn a_backlog_stands_behind_synchronous_callers() {
+    let Some(server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "301989888")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let calls: Vec<String> = (0..40).map(|n| detach(&server, &echo, &[("X-Sleep-Ms", "50")], format!("{n}").as_bytes())).collect();
+    let answers = together(4, |_| server.good_call(&echo, &[], b"mine"));
+    assert!(answers.iter().all(|a| a.text() == "mine"));
+    for call in &calls {
+        await_status(&server, &echo, call, "success");
+    }
+    server.stop();
+}
+
+/// Each accepted call runs, however often the server is killed.
+#[test]
+fn a_kill_loses_no_accepted_call() {
+    let rounds: usize = std::env::var("HOB_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let folder = crate::harness::Folder::new();
+    let mut accepted: Vec<String> = Vec::new();
+    let mut function = String::new();
+    for round in 0..rounds {
+        let Some(mut server) = Server::start_in(folder.clone(), &[("HOB_DETACHED_ATTEMPTS", "1000")]) else { return };
+        if function.is_empty() {
+            function = server.function("echo", "echo", json!({}));
+        }
+        for n in 0..20 {
+            let sleep = if n % 3 == 0 { "200" } else { "0" };
+            accepted.push(detach(&server, &function, &[("X-Sleep-Ms", sleep)], b"x"));
+        }
+        // At another point of their runs in each round.
+        std::thread::sleep(Duration::from_millis(u64::try_from(round * 97 % 500).expect("small")));
+        server.signal(Signal::KILL);
+        server.wait(10);
+    }
+    let Some(server) = Server::start_in(folder, &[("HOB_DETACHED_ATTEMPTS", "1000")]) else { return };
+    let mut repeated = 0;
+    for call in &accepted {
+        let record = await_status(&server, &function, call, "success");
+        repeated += u64::from(record["attempts"].as_u64() > Some(1));
+    }
+    println!("{rounds} kills, {} calls accepted, all ran; {repeated} of them more than once", accepted.len());
+    server.stop();
+}
