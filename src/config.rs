@@ -114,6 +114,8 @@ settings! {
     DOCKER_HOST Kind::Text, "unix:///var/run/docker.sock", "the engine's address, unix:///path or tcp://host:port";
     DOCKER_CONFIG Kind::Text, "", "folder of docker's config.json with registry credentials; empty = .docker in the home folder";
     FN_DOCKER_AUTH Kind::Text, "", "registry credentials, the text of a docker config.json; wins over the files";
+    HOB_IMAGE_MAX_BYTES Kind::Count, "17179869184", "largest image in hob's own store, in bytes: its layers as they travel, and unpacked";
+    HOB_INSECURE_REGISTRIES Kind::Text, "", "registries (host:port, blank or comma separated) hob's own store may pull from without TLS or with any certificate; loopback may always do without TLS";
     HOB_ENGINE_STARTS Kind::Count, "0", "starts the engine works on at the same time: more only make each slower; 0 = as many as CPUs, at least 2";
     HOB_PARKED_NETWORKS Kind::Count, "16", "networks kept ready for starts to join, at most: two, or as many as starts came in bursts of late; each is a small container of its own; 0 = none";
     HOB_SANDBOX_NETWORK Kind::Choice(&["none", "host"]), "none", "network of a sandbox: nothing but its own loopback, or the host's";
@@ -211,6 +213,10 @@ pub struct SandboxConfig {
     pub strict: bool,
     /// Outside identity of a cell's identity 0.
     pub base: u32,
+    /// Largest image, in bytes.
+    pub image_max_bytes: u64,
+    /// Host and port of registries that are trusted without TLS.
+    pub insecure_registries: Vec<String>,
 }
 
 /// All problems found, one line each.
@@ -350,7 +356,7 @@ impl Raw {
             unprivileged: !self.switch("FN_DISABLE_UNPRIVILEGED_CONTAINERS"),
             allow_volume: self.switch("FN_IMAGE_ENABLE_VOLUME"),
             label_tag: self.optional("FN_CONTAINER_LABEL_TAG"),
-            networks: self.text("FN_DOCKER_NETWORKS").split([' ', '\t', ',']).filter(|s| !s.is_empty()).map(str::to_owned).collect(),
+            networks: words(&self.text("FN_DOCKER_NETWORKS")),
             load_file: self.optional("FN_DOCKER_LOAD_FILE").map(PathBuf::from),
             parallel_starts: match self.size("HOB_ENGINE_STARTS") {
                 0 => std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
@@ -374,6 +380,8 @@ impl Raw {
             parked: self.size("HOB_SANDBOX_PARKED").clamp(1, 256),
             strict: self.switch("HOB_SANDBOX_STRICT"),
             base,
+            image_max_bytes: self.count("HOB_IMAGE_MAX_BYTES"),
+            insecure_registries: words(&self.text("HOB_INSECURE_REGISTRIES")),
         }
     }
 
@@ -479,6 +487,11 @@ impl Raw {
             }
         }
     }
+}
+
+/// Blank or comma separated.
+fn words(text: &str) -> Vec<String> {
+    text.split([' ', '\t', ',']).filter(|s| !s.is_empty()).map(str::to_owned).collect()
 }
 
 fn level(text: &str) -> log::LevelFilter {

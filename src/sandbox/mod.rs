@@ -102,7 +102,7 @@ impl Sandbox {
         if !rustix::process::geteuid().is_root() {
             return Err(SandboxOpenError::NotRoot);
         }
-        let images = Images::open(&data.join("images"), images::Options::default())?;
+        let images = Images::open(&data.join("images"), images::Options::of(config, limits)?)?;
         let groups = Cgroups::open(store);
         let swept = groups.sweep();
         let missing: Vec<String> = groups.missing().iter().map(|c| format!("the {c} cgroup")).collect();

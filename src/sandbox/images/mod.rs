@@ -5,6 +5,7 @@
 //! `store` says how. What an archive may do to this machine is bounded by
 //! `limits` and kept inside by `tree`.
 
+mod client;
 mod digest;
 mod document;
 mod error;
@@ -12,6 +13,7 @@ mod flights;
 mod layer;
 mod limits;
 mod load;
+mod pull;
 mod store;
 mod tar;
 mod tree;
@@ -34,12 +36,15 @@ pub use limits::Limits;
 pub use load::Loaded;
 pub use store::{Reference, Swept};
 
+use crate::config::{DockerConfig, SandboxConfig};
 use crate::pool::Stop;
-use crate::registry::ImageName;
+use crate::registry::{ImageName, Registries};
+use client::Client;
 use document::{Document, Manifest};
 use error::io_at;
 use flights::Flights;
 use layer::Allowance;
+use pull::Puller;
 use store::{Hold, Store};
 use tree::{Owners, Tree};
 use wait::Until;
@@ -60,6 +65,37 @@ pub struct Options {
     pub limits: Limits,
     /// Added to every owner of every file, where owners can be set at all.
     pub owner_shift: u32,
+    /// Credentials of registries.
+    pub registries: Registries,
+    /// Registries (host and port) that may do without TLS or with a certificate
+    /// nobody vouches for. Those on loopback always may do without.
+    pub insecure: Vec<String>,
+}
+
+impl Options {
+    /// As the settings say.
+    ///
+    /// # Errors
+    /// The credentials given as text are none.
+    pub fn of(config: &SandboxConfig, credentials: &DockerConfig) -> Result<Options, OpenError> {
+        Ok(Options {
+            limits: Limits { bytes: config.image_max_bytes, ..Limits::default() },
+            owner_shift: 0,
+            registries: Registries::load(credentials.auth.as_deref(), &credentials.auth_files)?,
+            insecure: config.insecure_registries.clone(),
+        })
+    }
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// From 1.
+    pub layer: usize,
+    pub layers: usize,
+    /// Bytes of all layers.
+    pub done: u64,
+    pub total: u64,
 }
 
 /// The images on this machine.
@@ -109,6 +145,14 @@ impl Images {
     /// There is none, it can't be fetched or unpacked, the time is up, or the
     /// stop fired.
     pub fn ensure(&self, name: &str, policy: Pull, until: Instant, stop: &Stop) -> Result<Rootfs, ImageError> {
+        self.fetch(name, policy, until, stop, &|_| {})
+    }
+
+    /// As `ensure`, telling how far the transfer is.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn fetch(&self, name: &str, policy: Pull, until: Instant, stop: &Stop, progress: &(dyn Fn(Progress) + Sync)) -> Result<Rootfs, ImageError> {
         let until = Until { deadline: until, stop };
         let name = ImageName::parse(name)?;
         let key = full_name(&name);
@@ -117,7 +161,32 @@ impl Images {
         {
             return self.rootfs(&reference, &until);
         }
-        Err(ImageError::NotFound { image: name.to_string(), why: String::new() })
+        if policy == Pull::Never {
+            return Err(ImageError::NotFound { image: name.to_string(), why: " in the store, and none may be pulled".to_owned() });
+        }
+        self.flights.once(&format!("pull {key}"), &until, || self.pull(&name, &key, policy, &until, progress))?;
+        match self.store.reference(&key)? {
+            Some(reference) => self.rootfs(&reference, &until),
+            None => Err(ImageError::NotFound { image: name.to_string(), why: ": it was removed meanwhile".to_owned() }),
+        }
+    }
+
+    fn pull(&self, name: &ImageName, key: &str, policy: Pull, until: &Until<'_>, progress: &(dyn Fn(Progress) + Sync)) -> Result<(), ImageError> {
+        let _session = self.store.session(until)?;
+        let _alone = self.store.alone("name", key, until)?;
+        if policy == Pull::Missing && self.store.reference(key)?.is_some() {
+            return Ok(());
+        }
+        log::info!("pulling image {name}");
+        let begun = Instant::now();
+        let client = Client::new(name, self.options.registries.lookup(name), &self.options.insecure, *until);
+        let puller = Puller { store: &self.store, limits: &self.options.limits, client, image: name, until: *until, progress };
+        let reference = puller.pull()?;
+        // Unpacked before it has its name: a hostile one is never called.
+        self.rootfs(&reference, until)?;
+        self.store.set_reference(&reference)?;
+        log::info!("pulled image {name} in {:.1} s", begun.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Loads a saved image: a docker archive or an OCI layout, plain or

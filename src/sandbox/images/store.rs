@@ -240,6 +240,10 @@ impl Store {
         self.folder.join("blobs/sha256").join(digest.hex())
     }
 
+    pub(super) fn partial_path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join("partial").join(digest.hex())
+    }
+
     /// Its length, if it is there.
     pub(super) fn blob_size(&self, digest: &Digest) -> Option<u64> {
         fs::metadata(self.blob_path(digest)).ok().map(|m| m.len())
@@ -267,6 +271,14 @@ impl Store {
         temp.given = true;
         sync_folder(&self.folder.join("blobs/sha256"))?;
         Ok((digest, length))
+    }
+
+    /// A partial that turned out whole becomes the blob.
+    pub(super) fn keep_partial(&self, file: &File, digest: &Digest) -> Result<(), ImageError> {
+        let (from, to) = (self.partial_path(digest), self.blob_path(digest));
+        file.sync_all().map_err(io_at("sync", &from))?;
+        fs::rename(&from, &to).map_err(io_at("rename", &to))?;
+        sync_folder(&self.folder.join("blobs/sha256"))
     }
 
     pub(super) fn add_bytes(&self, bytes: &[u8]) -> Result<Digest, ImageError> {

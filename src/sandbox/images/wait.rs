@@ -27,6 +27,10 @@ impl Until<'_> {
         }
     }
 
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     /// Waits for `time`, or until the stop or the deadline.
     ///
     /// # Errors

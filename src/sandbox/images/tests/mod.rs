@@ -1,6 +1,7 @@
 //! The store on real folders, with archives made byte by byte.
 
 mod hostile;
+mod pulling;
 mod unpacking;
 
 use std::io::Write;
