@@ -204,7 +204,7 @@ fn from_an_open_and_from_a_protected_registry() {
     let place = Place::new();
     let open = Server::start(&place, false);
     let layer = tar(&[file("x", "content")]);
-    open.push("a/b", Some("1"), document::architecture(), &[layer.clone()]);
+    open.push("a/b", Some("1"), document::architecture(), std::slice::from_ref(&layer));
     let images = place.open();
     let name = format!("{}/a/b:1", open.host);
     assert!(matches!(images.ensure(&name, Pull::Never, soon(), &place.stop), Err(ImageError::NotFound { .. })));
@@ -243,7 +243,7 @@ fn what_one_process_left_half_done_the_next_one_completes() {
     let place = Place::new();
     let server = Server::start(&place, false);
     let layer = tar(&[Item { data: noise(1 << 20), ..file("noise", "") }]);
-    server.push("a/b", Some("1"), document::architecture(), &[layer.clone()]);
+    server.push("a/b", Some("1"), document::architecture(), std::slice::from_ref(&layer));
     let images = place.open();
     let blob = gzip(&layer);
     let partial = place.folder.join("images/partial").join(Digest::of(&blob).hex());
@@ -324,7 +324,7 @@ fn a_blob_that_is_not_what_it_says_is_refused() {
     let place = Place::new();
     let server = Server::start(&place, false);
     let layer = tar(&[Item { data: noise(100_000), ..file("noise", "") }]);
-    server.push("a/b", Some("1"), document::architecture(), &[layer.clone()]);
+    server.push("a/b", Some("1"), document::architecture(), std::slice::from_ref(&layer));
     let digest = Digest::of(&gzip(&layer));
     let data = place.folder.join(format!("registry/data/docker/registry/v2/blobs/sha256/{}/{}/data", &digest.hex()[..2], digest.hex()));
     let mut bytes = std::fs::read(&data).expect("the registry's file");
