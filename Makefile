@@ -11,7 +11,7 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test conformance check bench bench-sched bench-cold perf static doc clean functions
+.PHONY: help run test conformance check bench bench-sched bench-cold bench-import perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench    a hot call through hob, through nginx and direct"
 	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
 	@echo "make bench-cold   calls without a container, beside the bare engine"
+	@echo "make bench-import 10,000 functions: creates, lists, calls, start"
 	@echo "make perf     a flame graph of a running hob"
 	@echo "make static   one static program, $(TARGET)/$(HOST)/release/hob"
 	@echo "make doc      the code's documentation"
@@ -65,6 +66,9 @@ bench:
 
 bench-sched:
 	cargo bench --bench sched -- --write $(BENCH_FLAGS)
+
+bench-import:
+	cargo bench --bench import -- --write $(BENCH_FLAGS)
 
 bench-cold:
 	cargo bench --bench cold -- --write $(BENCH_FLAGS)

@@ -243,3 +243,36 @@ pub enum CallError {
     #[error("internal: {0}")]
     Internal(String),
 }
+
+impl CallError {
+    /// Whether the function is to blame, its image or its code, and not the
+    /// server, its load or the client (spec http-api §2.1).
+    pub fn blames_function(&self) -> bool {
+        match self {
+            CallError::Launch(launch) => matches!(
+                **launch,
+                LaunchError::Pull { .. }
+                    | LaunchError::PullTimeout { .. }
+                    | LaunchError::Exited { .. }
+                    | LaunchError::NoSocket { .. }
+                    | LaunchError::BadSocket { .. }
+            ),
+            CallError::Timeout { .. }
+            | CallError::FunctionTimeout
+            | CallError::NoAnswer { .. }
+            | CallError::FunctionFailed
+            | CallError::InvalidAnswer { .. }
+            | CallError::BadAnswer { .. }
+            | CallError::AnswerTooBig { .. }
+            | CallError::AnswerHeadTooBig { .. }
+            | CallError::Broken { .. } => true,
+            CallError::Draining
+            | CallError::WaitTimeout { .. }
+            | CallError::QueueFull { .. }
+            | CallError::NoCapacity { .. }
+            | CallError::TooBig { .. }
+            | CallError::ClientGone
+            | CallError::Internal(_) => false,
+        }
+    }
+}

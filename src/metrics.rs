@@ -4,8 +4,10 @@
 //! nothing. Does not: use any other room.
 
 mod registry;
+mod requests;
 
-pub use registry::{API, ApiRequests, CALLS, Calls, render};
+pub use registry::{CALLS, Calls, render};
+pub use requests::{INVOKE, Labels, REQUESTS, Requests, SERVICE, TRIGGER, USER, method};
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 

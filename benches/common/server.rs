@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,13 +19,29 @@ pub(crate) struct Hob {
     child: Child,
     pub(crate) address: SocketAddr,
     app: String,
-    data: Scratch,
+    data: Arc<Scratch>,
 }
 
 impl Hob {
     /// Starts a server on a free port, with one app.
     pub(crate) fn start(name: &str, settings: &[(&str, String)]) -> Result<Hob, Failure> {
-        let data = Scratch::new(name)?;
+        let mut hob = Hob::start_on(Arc::new(Scratch::new(name)?), settings)?;
+        hob.app = hob.create("/v2/apps", &json!({"name": "bench"}))?;
+        Ok(hob)
+    }
+
+    /// Ends the server and starts another on its data; how long the start took,
+    /// until it listens.
+    pub(crate) fn restarted(self, settings: &[(&str, String)]) -> Result<(Hob, Duration), Failure> {
+        let (data, app) = (self.data.clone(), self.app.clone());
+        self.terminate()?;
+        let begun = Instant::now();
+        let mut hob = Hob::start_on(data, settings)?;
+        hob.app = app;
+        Ok((hob, begun.elapsed()))
+    }
+
+    fn start_on(data: Arc<Scratch>, settings: &[(&str, String)]) -> Result<Hob, Failure> {
         let log = data.path().join("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_hob"));
         command.arg("serve").env("HOB_DATA", data.path().join("d")).env("FN_PORT", "0").env("FN_LOG_LEVEL", "warn");
@@ -40,10 +57,14 @@ impl Hob {
             if Instant::now() > until || hob.child.try_wait()?.is_some() {
                 return Err(format!("hob does not start: {text}").into());
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(2));
         };
-        hob.app = hob.create("/v2/apps", &json!({"name": "bench"}))?;
         Ok(hob)
+    }
+
+    /// The id of the one app.
+    pub(crate) fn app(&self) -> &str {
+        &self.app
     }
 
     pub(crate) fn pid(&self) -> u32 {

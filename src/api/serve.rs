@@ -18,7 +18,7 @@ use tiny_http::{Header, Request, Response, Server, StatusCode};
 
 use super::resources::{Context, Incoming, Reply, answer_to};
 use super::{ApiError, ApiOptions};
-use crate::metrics;
+use crate::metrics::{Labels, REQUESTS, SERVICE};
 use crate::pool::{Stop, wait_for};
 
 /// Largest body kept. The edge's own limit is below it unless it is set higher
@@ -151,7 +151,8 @@ impl Shared {
             log::error!("a handler panicked: {} {}", incoming.method, incoming.target);
             Reply::internal_error()
         });
-        metrics::API.count(reply.method, reply.route, reply.status, begun.elapsed());
+        let labels = Labels { method: reply.method, route: reply.route, status: reply.status, blame: SERVICE };
+        REQUESTS.count(labels, begun.elapsed());
         if let Err(e) = request.respond(response(reply)) {
             log::debug!("an answer could not be sent: {e}");
         }

@@ -56,13 +56,15 @@ pub(super) struct ClientSide<'a> {
     id: Id,
     door: Door,
     state: State,
+    /// The answer's, once one is begun.
+    status: Option<u16>,
     /// Asked for: where the call's time went.
     pub(super) receipt: Option<Receipt>,
 }
 
 impl<'a> ClientSide<'a> {
     pub(super) fn new(reply: Reply<'a>, sock: &'a Arc<Sock>, poller: &'a Arc<Poller>, conn: u64, id: Id, door: Door) -> ClientSide<'a> {
-        ClientSide { reply, sock, poller, conn, id, door, state: State::Fresh, receipt: None }
+        ClientSide { reply, sock, poller, conn, id, door, state: State::Fresh, status: None, receipt: None }
     }
 
     pub(super) fn outcome(&self) -> Outcome {
@@ -74,6 +76,16 @@ impl<'a> ClientSide<'a> {
         }
     }
 
+    /// The status the client was told, and whether it replaced the function's
+    /// answer.
+    pub(super) fn told(&self) -> (Option<u16>, bool) {
+        (self.status, matches!(self.state, State::Replaced))
+    }
+
+    pub(super) fn door(&self) -> Door {
+        self.door
+    }
+
     /// Answers with the error's status and text.
     pub(super) fn fail(&mut self, error: &CallError) -> Result<(), ClientGone> {
         // Impossible demands are refused before a call exists (spec http-api §3.1).
@@ -82,6 +94,7 @@ impl<'a> ClientSide<'a> {
     }
 
     fn message(&mut self, answer: &Answer, id: Option<Id>) -> Result<(), ClientGone> {
+        self.status = Some(answer.status);
         let timing = self.receipt.as_ref().map(|receipt| receipt.text(Instant::now()));
         let sent = self.reply.message_of_call(answer, id.as_ref(), timing.as_deref());
         self.settle(sent, State::Done)
@@ -99,11 +112,14 @@ impl<'a> ClientSide<'a> {
                 Ok(status) => status,
                 Err(cause) => {
                     let error = CallError::BadAnswer { cause };
-                    let sent = self.reply.message(&call_answer(&error), Some(&self.id));
+                    let answer = call_answer(&error);
+                    self.status = Some(answer.status);
+                    let sent = self.reply.message(&answer, Some(&self.id));
                     return Err(self.settle(sent, State::Replaced));
                 }
             },
         };
+        self.status = Some(status);
         self.reply.status(status);
         let (mut has_date, mut has_server) = (false, false);
         let reply = &mut self.reply;

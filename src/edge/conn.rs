@@ -17,7 +17,7 @@ use super::{Calls, Directory, LINGER};
 use crate::call::{Body, Call, CallError, DetachError, Detached};
 use crate::http1::fields::is_token_byte;
 use crate::http1::{BodyFraming, HeadError, parse_request};
-use crate::metrics::EDGE;
+use crate::metrics::{self, EDGE, Labels, REQUESTS};
 use crate::model::{FnSpec, Id};
 use crate::pool::{Pressure, Stop};
 use crate::respond::{Answer, call_answer, detach_answer};
@@ -260,12 +260,12 @@ fn exchange(shared: &Shared, conn: &Conn, request: Request, scratch: &mut Scratc
             EDGE.refused_token.add(1);
             answer_early(&mut reply, &mut source, framing, &Answer::new(401, "the management API needs Authorization: Bearer <HOB_API_TOKEN>"))
         }
-        Action::Call { door, spec, fields, detached, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
+        Action::Call { door, method, spec, fields, detached, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
             Some(body) => {
                 let asked = Call { id: Id::new(), spec, fields, body, accepted };
                 match detached {
-                    Some(how) => detach(shared, &mut reply, &how, asked),
-                    None => call(shared, conn, reply, door, timed, asked),
+                    Some(how) => detach(shared, &mut reply, &how, (door, method), asked),
+                    None => call(shared, conn, reply, (door, method), timed, asked),
                 }
             }
             None => false,
@@ -333,27 +333,30 @@ fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, fr
 }
 
 /// Keeps a call for later: 202 once it is on disk.
-fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, call: Call) -> bool {
-    let sent = match shared.calls.detach(call, how) {
+fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method): (Door, &'static str), call: Call) -> bool {
+    let accepted = call.accepted;
+    let (status, sent) = match shared.calls.detach(call, how) {
         Ok(id) => {
             reply.status(202);
             reply.call_id(&id);
             reply.own_fields(false, false);
-            reply.finish(202, b"")
+            (202, reply.finish(202, b""))
         }
         Err(error) => {
             if let DetachError::NotKept { cause } = &error {
                 log::error!("a detached call is not accepted: {cause}");
             }
-            reply.message(&detach_answer(&error), None)
+            let answer = detach_answer(&error);
+            (answer.status, reply.message(&answer, None))
         }
     };
+    REQUESTS.count(Labels { method, route: route_of(door), status, blame: metrics::SERVICE }, accepted.elapsed());
     sent.is_ok() && reply.keep
 }
 
 /// Runs a call. INVARIANT: its client gets exactly one answer, or sees the
 /// connection cut.
-fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, door: Door, timed: bool, call: Call) -> bool {
+fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &'static str), timed: bool, call: Call) -> bool {
     let mut client = ClientSide::new(reply, &conn.sock, &shared.poller, conn.id, call.id, door);
     if timed || shared.limits.timed {
         client.receipt = Some(Receipt::new(call.accepted, Instant::now()));
@@ -366,7 +369,8 @@ fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, door: Door, timed: bool,
             Err(CallError::Internal("a panic".to_owned()))
         }
     };
-    match (client.outcome(), result) {
+    let blamed = result.as_ref().is_err_and(CallError::blames_function);
+    let keep = match (client.outcome(), result) {
         (Outcome::Whole, Ok(())) => client.reply.keep,
         // The answer is whole but what it came from is not sound.
         (Outcome::Whole, Err(_)) | (Outcome::Lost, _) => false,
@@ -383,6 +387,25 @@ fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, door: Door, timed: bool,
             }
             client.fail(&error).is_ok() && client.reply.keep
         }
+    };
+    count(&client, method, blamed, call.accepted.elapsed());
+    keep
+}
+
+/// One more answered call. A client that left before its answer counts with
+/// 444, as with the original.
+fn count(client: &ClientSide<'_>, method: &'static str, blamed: bool, took: Duration) {
+    let (status, replaced) = client.told();
+    let route = route_of(client.door());
+    let blame = if blamed || replaced { metrics::USER } else { metrics::SERVICE };
+    REQUESTS.count(Labels { method, route, status: status.unwrap_or(444), blame }, took);
+}
+
+/// As metrics name it.
+const fn route_of(door: Door) -> &'static str {
+    match door {
+        Door::Invoke => metrics::INVOKE,
+        Door::Trigger => metrics::TRIGGER,
     }
 }
 

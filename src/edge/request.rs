@@ -12,6 +12,7 @@ use super::triggers::request_fields;
 use super::{Directory, Miss, token};
 use crate::call::Detached;
 use crate::http1::{BodyFraming, Field, HeadError, RequestHead, fields, keep_alive, request_framing};
+use crate::metrics;
 use crate::model::{FnSpec, Id};
 use crate::respond::Answer;
 
@@ -37,6 +38,8 @@ pub(super) struct Request {
 pub(super) enum Action {
     Call {
         door: Door,
+        /// As metrics name it.
+        method: &'static str,
         spec: Arc<FnSpec>,
         fields: Vec<u8>,
         /// It is to run later.
@@ -116,7 +119,7 @@ fn trigger(head: &RequestHead<'_>, target: Target<'_>, host: &str, (app, source)
 
 fn call(head: &RequestHead<'_>, door: Door, spec: Arc<FnSpec>, fields: Vec<u8>, always_detached: bool) -> Action {
     match detached(head, always_detached) {
-        Ok(detached) => Action::Call { door, spec, fields, detached, timed: timed(head) },
+        Ok(detached) => Action::Call { door, method: metrics::method(head.method), spec, fields, detached, timed: timed(head) },
         Err(what) => Action::Answer(Answer::new(400, what)),
     }
 }

@@ -1,14 +1,10 @@
 //! What is counted, and its Prometheus text. Names are the original's where it
 //! has one (spec http-api §8.2), so its dashboards go on working.
 
-use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::fs;
-use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::{Counter, EDGE, EVICTIONS, Gauge, LEDGER, PARKED, UTILISATION};
+use super::{Counter, EDGE, EVICTIONS, Gauge, LEDGER, PARKED, REQUESTS, UTILISATION};
 
 /// Calls of functions.
 #[derive(Debug)]
@@ -35,75 +31,6 @@ pub static CALLS: Calls = Calls {
     running: Gauge::new(),
 };
 
-/// Upper bounds of the latency buckets, milliseconds (the original's).
-const BUCKETS_MS: [u32; 10] = [1, 10, 50, 100, 250, 500, 1_000, 10_000, 60_000, 120_000];
-
-/// The answers with one method, route and status.
-#[derive(Debug, Clone, Default)]
-struct Answers {
-    count: u64,
-    total_ms: f64,
-    /// Not cumulated; what is above the last bound is in `count` alone.
-    buckets: [u64; BUCKETS_MS.len()],
-}
-
-/// Management requests by method, route pattern and status. The labels are the
-/// program's own words, so the map is bounded.
-#[derive(Debug)]
-pub struct ApiRequests(Mutex<BTreeMap<(&'static str, &'static str, u16), Answers>>);
-
-/// Management requests, process-wide.
-pub static API: ApiRequests = ApiRequests(Mutex::new(BTreeMap::new()));
-
-impl ApiRequests {
-    /// One more answer, made in `took`.
-    pub fn count(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
-        let ms = took.as_secs_f64() * 1e3;
-        let mut seen = self.0.lock();
-        let answers = seen.entry((method, route, status)).or_default();
-        answers.count += 1;
-        answers.total_ms += ms;
-        if let Some(at) = BUCKETS_MS.iter().position(|bound| ms <= f64::from(*bound)) {
-            answers.buckets[at] += 1;
-        }
-    }
-
-    fn render(&self, out: &mut String) {
-        let seen = self.0.lock().clone();
-        let mut requests: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for ((method, path, _), answers) in &seen {
-            *requests.entry((method, path)).or_default() += answers.count;
-        }
-        head(out, "fn_api_request_count", "counter", "management requests");
-        for ((method, path), n) in requests {
-            let _ = writeln!(out, "fn_api_request_count{{method=\"{method}\",path=\"{path}\"}} {n}");
-        }
-        // The other value of `blame` is for faults of functions.
-        let labels = |method: &str, path: &str, status: u16| format!("method=\"{method}\",path=\"{path}\",status=\"{status}\",blame=\"service\"");
-        head(out, "fn_api_response_count", "counter", "answers to management requests");
-        for ((method, path, status), answers) in &seen {
-            let _ = writeln!(out, "fn_api_response_count{{{}}} {}", labels(method, path, *status), answers.count);
-        }
-        head(out, "fn_api_latency", "histogram", "milliseconds from a management request to its answer");
-        for ((method, path, status), answers) in &seen {
-            answers.render(&labels(method, path, *status), out);
-        }
-    }
-}
-
-impl Answers {
-    fn render(&self, labels: &str, out: &mut String) {
-        let mut below = 0;
-        for (bound, n) in BUCKETS_MS.iter().zip(self.buckets) {
-            below += n;
-            let _ = writeln!(out, "fn_api_latency_bucket{{{labels},le=\"{bound}\"}} {below}");
-        }
-        let _ = writeln!(out, "fn_api_latency_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "fn_api_latency_sum{{{labels}}} {:.3}", self.total_ms);
-        let _ = writeln!(out, "fn_api_latency_count{{{labels}}} {}", self.count);
-    }
-}
-
 /// The text `/metrics` answers with.
 pub fn render() -> String {
     let mut out = String::with_capacity(4096);
@@ -129,7 +56,7 @@ pub fn render() -> String {
     value(&mut out, "hob_detached_dead_total", "counter", "detached calls that failed for good", LEDGER.dead.get());
     value(&mut out, "hob_call_records_dropped_total", "counter", "records of calls that were not written down", LEDGER.records_dropped.get());
     edge(&mut out);
-    API.render(&mut out);
+    REQUESTS.render(&mut out);
     process(&mut out);
     out
 }
@@ -157,7 +84,7 @@ fn edge(out: &mut String) {
     }
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+pub(super) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
@@ -201,13 +128,15 @@ fn boot_time() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::metrics::{Labels, SERVICE};
 
     /// Every line is a comment or `name{labels} number`, each name has a type.
     #[test]
     fn the_text_is_prometheus() {
-        // A route of its own: other tests count in the same registry.
-        API.count("GET", "/of-this-test", 200, Duration::from_millis(7));
+        REQUESTS.count(Labels { method: "GET", route: "/of-this-test", status: 200, blame: SERVICE }, Duration::from_millis(7));
         let text = render();
         for line in text.lines().filter(|l| !l.starts_with('#')) {
             let (name, number) = line.rsplit_once(' ').expect("two parts");
@@ -217,9 +146,6 @@ mod tests {
             assert!(text.contains(&format!("# TYPE {bare} ")), "{line}");
         }
         assert!(text.contains("fn_api_request_count{method=\"GET\",path=\"/of-this-test\"} 1\n"));
-        let series =
-            |end: &str| text.lines().any(|l| l.starts_with("fn_api_latency_bucket{method=\"GET\",path=\"/of-this-test\",status=\"200\"") && l.ends_with(end));
-        assert!(series(",le=\"1\"} 0") && series(",le=\"10\"} 1") && series(",le=\"+Inf\"} 1"), "{text}");
         for name in ["fn_calls", "fn_process_cpu_seconds_total", "fn_process_resident_memory_bytes", "fn_process_threads", "fn_process_open_fds"] {
             assert!(text.contains(&format!("\n{name} ")), "{name}");
         }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::Api;
+use crate::harness::wait_until;
 
 /// Every sample by its name with labels. Panics on a line that is no sample of
 /// a declared family.
@@ -81,6 +82,41 @@ fn counters_count_and_the_process_is_described() {
         (r#"fn_api_latency_bucket{method="GET",path="/v2/apps/:app_id",status="200",blame="service",le="+Inf"}"#, 1.0),
     ] {
         assert_eq!(second.get(series), Some(&value), "{series}");
+    }
+    api.stop();
+}
+
+/// §8.2: calls by method, route, status and blame; §11.65: a client that leaves is a 444.
+#[test]
+fn calls_are_counted_by_what_they_became() {
+    let Some(mut api) = Api::start(&[]) else { return };
+    let echo = api.server.function("echo", "echo", json!({}));
+    let hostile = api.server.function("hostile", "hostile", json!({"timeout": 1}));
+    let app = api.server.manage("GET", &format!("/v2/fns/{echo}"), &json!(null))["app_id"].as_str().expect("app").to_owned();
+    api.made("T", "/v2/triggers", &json!({"app_id": app, "fn_id": echo, "name": "t", "type": "http", "source": "/t"}).to_string());
+    for _ in 0..3 {
+        api.server.good_call(&echo, &[], b"x");
+    }
+    assert_eq!(api.ask("DELETE", "/t/app/t", "").status, 200);
+    assert_eq!(api.server.call(&hostile, &[("X-Do", "never")], b"").status, 504);
+    drop(api.server.begin_call(&echo, &[("X-Sleep-Ms", "10000")]));
+    let series = |method: &str, path: &str, status: u16, blame: &str| {
+        format!("fn_api_response_count{{method=\"{method}\",path=\"{path}\",status=\"{status}\",blame=\"{blame}\"}}")
+    };
+    let left = series("POST", "/invoke/:fn_id", 444, "service");
+    let all = wait_until("the client that left is counted", 20, || {
+        let all = samples(&api.ask("GET", "/metrics", "").text());
+        all.contains_key(&left).then_some(all)
+    });
+    for (series, count) in [
+        (series("POST", "/invoke/:fn_id", 200, "service"), 3.0),
+        (series("DELETE", "/t/:app_name", 200, "service"), 1.0),
+        (series("POST", "/invoke/:fn_id", 504, "user"), 1.0),
+        (left, 1.0),
+        ("fn_timeouts".to_owned(), 1.0),
+        ("fn_canceled".to_owned(), 1.0),
+    ] {
+        assert_eq!(all.get(&series), Some(&count), "{series}");
     }
     api.stop();
 }
