@@ -16,6 +16,7 @@ mod containers;
 mod crowd;
 mod durability;
 mod environment;
+mod escape;
 mod fn_tool;
 mod hostile;
 mod instances;

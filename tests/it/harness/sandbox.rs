@@ -38,7 +38,11 @@ pub(crate) fn containers(log: &str) -> Vec<Value> {
         let comm = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
         comm.trim() == "hob-init" && std::fs::read_to_string(path.join("cgroup")).is_ok_and(|text| text.contains(group))
     };
-    processes.filter(ours).filter_map(|path| path.file_name()?.to_str()?.parse::<u64>().ok()).map(|pid| json!({"Pid": pid, "State": "running"})).collect()
+    processes
+        .filter(ours)
+        .filter_map(|path| path.file_name()?.to_str()?.parse::<u64>().ok())
+        .map(|pid| json!({"Id": pid.to_string(), "Pid": pid, "State": "running"}))
+        .collect()
 }
 
 pub(crate) fn pid(container: &Value) -> u64 {
