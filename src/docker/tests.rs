@@ -178,6 +178,7 @@ fn out_of_memory_is_told_as_such() {
     let mut spec = room.spec("eat");
     spec.memory_mib = 16;
     let instance = room.docker.start(&spec, &budget(), told.clone()).expect("starts");
+    std::fs::write(spec.iofs.join("go"), "").expect("written");
     assert_eq!(told.first(), crate::call::Exit { code: 137, oom_killed: true });
     room.remove(&instance);
     // A plain kill has the same code and is not that.
