@@ -11,7 +11,7 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile probe
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test conformance check bench bench-sched bench-cold bench-import perf static doc clean functions
+.PHONY: help run test conformance check bench bench-sched bench-cold bench-import bench-calls perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
 	@echo "make bench-cold   calls without a container, beside the bare engine"
 	@echo "make bench-import 10,000 functions: creates, lists, calls, start"
+	@echo "make bench-calls  records of calls and detached calls"
 	@echo "make perf     a flame graph of a running hob"
 	@echo "make static   one static program, $(TARGET)/$(HOST)/release/hob"
 	@echo "make doc      the code's documentation"
@@ -72,6 +73,9 @@ bench-import:
 
 bench-cold:
 	cargo bench --bench cold -- --write $(BENCH_FLAGS)
+
+bench-calls:
+	cargo bench --bench calls -- --write $(BENCH_FLAGS)
 
 # Needs `perf`; FlameGraph's two scripts or `inferno` make the picture.
 perf:

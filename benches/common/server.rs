@@ -85,6 +85,11 @@ impl Hob {
         Ok(format!("/invoke/{}", self.create("/v2/fns", &body)?))
     }
 
+    /// Its data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.data.path().join("d")
+    }
+
     pub(crate) fn connection(&self) -> Connection {
         Connection::new(Address::Tcp(self.address))
     }

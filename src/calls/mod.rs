@@ -53,8 +53,12 @@ pub use workers::{Crew, FindSpec};
 /// Whether a function is still there.
 pub type Exists = Arc<dyn Fn(&Id) -> bool + Send + Sync>;
 
-/// Records waiting for the writer at most.
+/// Records of calls that failed, waiting for the writer at most.
 const RING: usize = 16 * 1024;
+/// Records of calls that went well: what one gathering takes. More calls than
+/// this in 200 ms are sampled, so that writing them down stays a few percent of
+/// their cost whatever the load.
+const RING_OF_GOOD: usize = 512;
 /// Jobs waiting for the writer at most.
 const JOBS: usize = 1024;
 /// An acceptance that takes longer than this is refused.
@@ -128,11 +132,12 @@ impl Ledger {
         self.shared.settings.keep
     }
 
-    /// Leaves a record to be written down soon. Never waits: when the writer is
-    /// far behind the record is dropped and counted.
+    /// Leaves a record to be written down soon. Never waits: when too many have
+    /// gathered already it is dropped and counted, good ones first.
     pub fn note(&self, record: Record) {
+        let most = if record.status == Status::Success { RING_OF_GOOD } else { RING };
         let mut ring = self.shared.ring.lock();
-        if ring.len() >= RING {
+        if ring.len() >= most {
             drop(ring);
             LEDGER.records_dropped.add(1);
             return;

@@ -1,0 +1,159 @@
+//! What keeping calls costs, and how fast they are kept.
+//!
+//! `cargo bench --bench calls -- [--quick | --full] [--write] [--only abc]`
+
+#![allow(clippy::print_stdout, reason = "a bench prints")]
+#![allow(clippy::disallowed_methods, reason = "the rules for the server's threads and sleeps do not bind the bench")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::http::{Address, request};
+use common::load::{Load, Until, run};
+use common::report::{Table, circumstances, median, publish, time, verdict};
+use common::server::Hob;
+use common::{Failure, Options, engine, proc};
+
+fn main() -> Result<(), Failure> {
+    let options = Options::parse();
+    let about = circumstances();
+    engine::prepare()?;
+    let mut table = Table::new(&["what", "measured", "promise", ""]);
+    type Scenario = fn(Options, &mut Table) -> Result<(), Failure>;
+    let scenarios: [(&str, Scenario); 3] = [("a", records), ("b", accepted), ("c", many)];
+    let only = Options::value("--only");
+    for (name, scenario) in scenarios {
+        if only.as_deref().is_none_or(|o| o.contains(name)) {
+            eprintln!("({name})");
+            scenario(options, &mut table)?;
+        }
+    }
+    publish("calls", &format!("{about}\n\n{}", table.text()), options)
+}
+
+fn row(table: &mut Table, what: &str, measured: String, promise: &str, met: Option<bool>) {
+    println!("{what}: {measured}");
+    table.row([what.to_owned(), measured, promise.to_owned(), met.map(verdict).unwrap_or_default()]);
+}
+
+/// (a) Hot calls with every record written, beside none, in turns.
+fn records(options: Options, table: &mut Table) -> Result<(), Failure> {
+    let off = Hob::start("calls-off", &[("HOB_CALL_RECORDS", "none".to_owned())])?;
+    let on = Hob::start("calls-on", &[("HOB_CALL_RECORDS", "all".to_owned())])?;
+    let sides = [(&off, off.function("echo")?), (&on, on.function("echo")?)];
+    for callers in [1, 8] {
+        let (mut p50, mut cpu) = (Vec::new(), Vec::new());
+        for round in 0..=options.pick(3, 9, 15) {
+            let mut both = Vec::new();
+            for (hob, target) in &sides {
+                let length = Duration::from_millis(if round == 0 { 300 } else { 1500 });
+                let before = proc::cpu_nanos(hob.pid());
+                let body = request("POST", target, &[("Content-Type", "text/plain")], &[b'x'; 64]);
+                let outcome = run(&Load { addresses: vec![Address::Tcp(hob.address)], requests: vec![body], callers, until: Until::Elapsed(length) });
+                let used = (proc::cpu_nanos(hob.pid()) - before) as f64;
+                both.push((outcome.quantile(0.5), used / outcome.good().max(1) as f64));
+            }
+            if round > 0 {
+                p50.push(both[1].0 / both[0].0);
+                cpu.push(both[1].1 / both[0].1);
+            }
+        }
+        let (p50, cpu) = (median(&p50), median(&cpu));
+        row(table, &format!("all calls written down, to none: p50, {callers} callers"), format!("{p50:.2}"), "≤ 1.05", Some(p50 <= 1.05));
+        row(table, &format!("the same: server CPU per call, {callers} callers"), format!("{cpu:.2}"), "≤ 1.05", Some(cpu <= 1.05));
+    }
+    off.terminate()?;
+    on.terminate()?;
+    Ok(())
+}
+
+/// (b) Detached calls acknowledged, each on disk.
+fn accepted(options: Options, table: &mut Table) -> Result<(), Failure> {
+    let hob = Hob::start("calls-b", &[("HOB_DETACHED_MAX_QUEUED", "10000000".to_owned())])?;
+    let target = hob.function("echo")?;
+    // Due later: the runs themselves are another matter.
+    let body = request("POST", &target, &[("Fn-Invoke-Type", "detached"), ("Hob-Delay-Secs", "3600")], &[b'x'; 64]);
+    for callers in [1, 32, 128] {
+        let until = Until::Elapsed(Duration::from_secs(options.pick(2, 5, 10)));
+        let outcome = run(&Load { addresses: vec![Address::Tcp(hob.address)], requests: vec![body.clone()], callers, until });
+        let good = outcome.samples.iter().filter(|s| s.status == 202).count();
+        let rate = good as f64 / outcome.elapsed.as_secs_f64();
+        let promise = if callers == 128 { "≥ 2,000/s" } else { "" };
+        let met = (callers == 128).then_some(rate >= 2000.0 && good == outcome.samples.len());
+        row(table, &format!("detached calls accepted, {callers} callers"), format!("{rate:.0}/s"), promise, met);
+    }
+    hob.terminate()?;
+    Ok(())
+}
+
+/// (c) Very many records: the newest hundred, and what retention leaves.
+fn many(options: Options, table: &mut Table) -> Result<(), Failure> {
+    let count: u64 = options.pick(100_000, 1_000_000, 1_000_000);
+    let hob = Hob::start("calls-c", &[("HOB_CALLS_PER_FN", "1000".to_owned()), ("HOB_CALL_RECORDS", "all".to_owned())])?;
+    let target = hob.function("echo")?;
+    let fn_id = target.trim_start_matches("/invoke/").to_owned();
+    fill(&hob, &fn_id, count)?;
+    let list = request("GET", &format!("/v2/fns/{fn_id}/calls?per_page=100"), &[], b"");
+    let mut connection = hob.connection();
+    let mut taken = Vec::new();
+    for _ in 0..20 {
+        let asked = Instant::now();
+        let answer = connection.ask(&list)?;
+        taken.push(asked.elapsed().as_secs_f64());
+        if answer.status != 200 {
+            return Err(format!("list: {}", answer.status).into());
+        }
+    }
+    let newest = median(&taken);
+    row(table, &format!("list of the newest 100 of {count} records"), time(newest), "≤ 10 ms", Some(newest <= 0.010));
+    let begun = Instant::now();
+    let left = loop {
+        let left = rows(&hob)?;
+        if left <= 1000 || begun.elapsed() > Duration::from_secs(600) {
+            break left;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    row(
+        table,
+        &format!("records left of {count} with HOB_CALLS_PER_FN=1000"),
+        format!("{left} after {:.0} s", begun.elapsed().as_secs_f64()),
+        "≤ 1000",
+        Some(left <= 1000),
+    );
+    hob.terminate()?;
+    Ok(())
+}
+
+fn database(hob: &Hob) -> Result<rusqlite::Connection, Failure> {
+    let connection = rusqlite::Connection::open(hob.data().join("calls.db"))?;
+    connection.busy_timeout(Duration::from_secs(30))?;
+    Ok(connection)
+}
+
+fn rows(hob: &Hob) -> Result<u64, Failure> {
+    let count: i64 = database(hob)?.query_row("SELECT count(*) FROM calls", [], |row| row.get(0))?;
+    Ok(u64::try_from(count)?)
+}
+
+/// Records as the server writes them, made by the other hand.
+fn fill(hob: &Hob, fn_id: &str, count: u64) -> Result<(), Failure> {
+    let mut connection = database(hob)?;
+    let sql = "INSERT INTO calls VALUES (?1, ?2, ?1, 0, 2, ?3, ?3, ?3, 0, 'hot', 10, 100, 64, 64, ?2, NULL)";
+    let mut done = 0;
+    let ids: Vec<String> = (0..count).map(|_| hob::model::Id::new().to_string()).collect();
+    for part in ids.chunks(20_000) {
+        let transaction = connection.transaction()?;
+        {
+            let mut statement = transaction.prepare(sql)?;
+            for id in part {
+                statement.execute(rusqlite::params![fn_id, id, hob::model::Timestamp::now().0])?;
+            }
+        }
+        transaction.commit()?;
+        done += part.len();
+    }
+    println!("{done} records made");
+    Ok(())
+}
