@@ -66,6 +66,8 @@ settings! {
     FN_LOG_FORMAT Kind::Choice(&["text", "json"]), "text", "form of the log's lines on standard error";
     FN_LOG_LEVEL Kind::Choice(&["trace", "debug", "info", "warn", "warning", "error", "fatal", "panic", "off"]), "info", "log level";
     FN_PUBLIC_LB_URL Kind::Text, "", "base of the invoke URLs in API answers; empty = from the request's Host";
+    FN_API_CORS_ORIGINS Kind::Text, "", "origins (comma separated) whose pages may ask, any other is refused; * first = all; empty = no CORS at all";
+    FN_API_CORS_HEADERS Kind::Text, "Origin,Content-Length,Content-Type", "request headers those pages may set";
     FN_MAX_REQUEST_SIZE Kind::Count, "6291456", "largest request body in bytes; 0 = no limit";
     FN_MAX_REQUEST_HEADER_SIZE Kind::Count, "65536", "largest request head in bytes";
     FN_REQUEST_HEADER_READ_TIMEOUT Kind::Seconds, "10", "a request head must be complete within this";
@@ -140,6 +142,9 @@ pub struct Config {
     /// One JSON object a line instead of text.
     pub log_json: bool,
     pub public_url: Option<String>,
+    /// Empty = no CORS.
+    pub cors_origins: Vec<String>,
+    pub cors_headers: Vec<String>,
     pub max_request_bytes: u64,
     pub max_request_head_bytes: usize,
     pub head_read_timeout: Duration,
@@ -305,6 +310,8 @@ impl Raw {
             log_level: level(&self.text("FN_LOG_LEVEL")),
             log_json: self.text("FN_LOG_FORMAT") == "json",
             public_url: self.optional("FN_PUBLIC_LB_URL").map(|u| u.strip_suffix('/').map(str::to_owned).unwrap_or(u)),
+            cors_origins: self.list("FN_API_CORS_ORIGINS"),
+            cors_headers: self.list("FN_API_CORS_HEADERS"),
             max_request_bytes: self.count("FN_MAX_REQUEST_SIZE"),
             max_request_head_bytes: self.size("FN_MAX_REQUEST_HEADER_SIZE").max(1024),
             head_read_timeout: self.seconds("FN_REQUEST_HEADER_READ_TIMEOUT", 10),
@@ -434,6 +441,11 @@ impl Raw {
             Some(text) if !text.is_empty() => text.clone(),
             _ => Raw::setting(name).default.to_owned(),
         }
+    }
+
+    /// Comma separated, blanks removed.
+    fn list(&self, name: &str) -> Vec<String> {
+        self.text(name).split(',').map(|part| part.replace([' ', '\t'], "")).filter(|part| !part.is_empty()).collect()
     }
 
     fn optional(&self, name: &str) -> Option<String> {

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -36,12 +37,16 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 /// Something did not end in time; it was named.
 const LEFT_OVER: u8 = 3;
 
+/// Descriptors beside those of connections: sockets of functions, the store.
+const SPARE_DESCRIPTORS: u64 = 4096;
+
 type Failure = Box<dyn std::error::Error>;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: Config) -> ExitCode {
     log_to_stderr(&config);
     config.notes.iter().for_each(|note| log::warn!("{note}"));
+    raise_descriptor_limit(config.max_connections);
     // Before any other thread exists, so that none of them gets the signals.
     let signals = match Signals::new([SIGTERM, SIGINT, SIGUSR1]) {
         Ok(signals) => signals,
@@ -56,6 +61,20 @@ pub fn run(config: Config) -> ExitCode {
             say(&format!("hob: cannot start: {error}"));
             ExitCode::from(NOT_STARTED)
         }
+    }
+}
+
+/// A shell's usual 1,024 descriptors are fewer than the connections we say we
+/// take. Where even the most allowed is less, accept waits when they run out.
+fn raise_descriptor_limit(connections: usize) {
+    let wanted = connections as u64 + SPARE_DESCRIPTORS;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Some(now) = current.filter(|now| *now < wanted) else { return };
+    let current = maximum.map_or(wanted, |most| most.min(wanted));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }) {
+        log::warn!("the limit of {now} open files cannot be raised: {error}");
+    } else if current < wanted {
+        log::warn!("at most {current} files may be open: HOB_MAX_CONNECTIONS={connections} will not be reached");
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::{ClientSide, Door, Outcome};
 use super::body::{BodyError, BodyLimits, Source, consume};
+use super::cors::Cors;
 use super::forward::Forwarder;
 use super::poll::{Parking, Poller};
 use super::receipt::Receipt;
@@ -128,6 +129,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) body: BodyLimits,
     pub(super) api_token: Option<String>,
+    pub(super) cors: Option<Cors>,
     pub(super) poller: Arc<Poller>,
     pub(super) stop: Stop,
     pub(super) calls: Arc<dyn Calls>,
@@ -201,7 +203,7 @@ fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linge
         if !inbuf.is_empty() && (std::mem::take(&mut conn.try_now) || conn.scan.due(inbuf, max)) {
             match parse_request(inbuf, max) {
                 Ok(Some(head)) => {
-                    let request = Request::read(&head, shared.directory.as_ref(), shared.api_token.as_deref());
+                    let request = Request::read(&head, shared.directory.as_ref(), shared.api_token.as_deref(), shared.cors.as_ref());
                     let len = head.len;
                     drop(head);
                     consume(inbuf, len);
@@ -235,7 +237,7 @@ fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linge
 }
 
 /// Answers one request. Returns whether the connection lives on.
-fn exchange(shared: &Shared, conn: &Conn, request: Request, scratch: &mut Scratch) -> bool {
+fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Scratch) -> bool {
     let Scratch { inbuf, out, date } = scratch;
     let mut source = Source { sock: &conn.sock, inbuf, stop: &shared.stop };
     let mut reply = Reply {
@@ -247,6 +249,7 @@ fn exchange(shared: &Shared, conn: &Conn, request: Request, scratch: &mut Scratc
         minor: request.minor,
         head_only: request.head_only,
         keep: request.keep,
+        origin: request.origin.take(),
     };
     if shared.poller.draining() {
         EDGE.refused_draining.add(1);
@@ -260,6 +263,8 @@ fn exchange(shared: &Shared, conn: &Conn, request: Request, scratch: &mut Scratc
             EDGE.refused_token.add(1);
             answer_early(&mut reply, &mut source, framing, &Answer::new(401, "the management API needs Authorization: Bearer <HOB_API_TOKEN>"))
         }
+        Action::Preflight => bare(shared, &mut reply, &mut source, framing, 200),
+        Action::ForeignOrigin => bare(shared, &mut reply, &mut source, framing, 403),
         Action::Call { door, method, spec, fields, detached, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
             Some(body) => {
                 let asked = Call { id: Id::new(), spec, fields, body, accepted };
@@ -283,6 +288,28 @@ fn answer_early(reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFra
     let skipped = source.skip(framing);
     reply.keep &= skipped;
     if reply.message(answer, None).is_err() {
+        return false;
+    }
+    if !skipped {
+        reply.sock.finish_sending();
+        source.drain();
+    }
+    reply.keep
+}
+
+/// An empty answer to a page of another origin.
+fn bare(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, status: u16) -> bool {
+    let skipped = source.skip(framing);
+    reply.keep &= skipped;
+    reply.status(status);
+    if let (200, Some(cors)) = (status, &shared.cors) {
+        for (name, value) in cors.preflight() {
+            reply.field(name, value.as_bytes());
+        }
+        reply.field("Vary", b"Access-Control-Request-Method, Access-Control-Request-Headers");
+    }
+    reply.own_fields(false, false);
+    if reply.finish(status, b"").is_err() {
         return false;
     }
     if !skipped {
@@ -416,7 +443,7 @@ fn fn_name(spec: &FnSpec) -> &str {
 /// Answers a request that can't be understood, and closes.
 fn refuse(shared: &Shared, conn: &Conn, scratch: &mut Scratch, refusal: &Refusal) {
     let Scratch { inbuf, out, date } = scratch;
-    let mut reply = Reply { sock: &conn.sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor: 1, head_only: false, keep: false };
+    let mut reply = Reply { sock: &conn.sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor: 1, head_only: false, keep: false, origin: None };
     let sent = match refusal {
         Refusal::Head(error @ (HeadError::TooLarge { .. } | HeadError::TooManyFields)) => {
             EDGE.refused_too_large.add(1);

@@ -25,6 +25,7 @@
 mod answer;
 mod body;
 mod conn;
+mod cors;
 mod fields;
 mod forward;
 mod poll;
@@ -58,6 +59,7 @@ use crate::store::Store;
 
 use body::BodyLimits;
 use conn::{Conn, Limits, Scratch, Shared};
+use cors::Cors;
 use forward::Forwarder;
 use poll::{Loop, PollLimits, Poller, Serve};
 
@@ -194,6 +196,7 @@ impl Edge {
             },
             body: BodyLimits { max: config.max_request_bytes, silence: config.body_idle_timeout, folder: config.data.clone() },
             api_token: config.api_token.clone(),
+            cors: Cors::new(&config.cors_origins, &config.cors_headers),
             poller: Arc::new(poller),
             stop: Stop::new().map_err(EdgeError::Poll)?,
             calls,

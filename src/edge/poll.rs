@@ -171,7 +171,8 @@ impl Poller {
         // The lock is held over epoll_ctl (which never waits): the event must
         // not be looked for before the connection is in the table.
         let mut table = self.table.lock();
-        if table.closing || (why == Parking::Idle && self.draining()) {
+        // At the end only who has asked is kept: for the answer.
+        if table.closing || (why == Parking::Idle && self.draining() && !conn.sock.has_bytes()) {
             return;
         }
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
@@ -288,9 +289,14 @@ impl<S: Serve> Loop<S> {
                 log::error!("epoll failed: {error}");
                 return;
             }
-            if poller.draining() && listener.is_some() {
-                listener = None; // closed: new clients are refused by the kernel
+            if poller.draining()
+                && let Some(listener) = listener.take()
+            {
+                // Closed: new clients are refused by the kernel. Those it has
+                // taken already may have asked; they are answered.
                 retry_at = None;
+                poller.accept_rest(&listener);
+                drop(listener);
                 poller.close_idle();
             }
             if let Some(listener) = &listener {
@@ -305,7 +311,10 @@ impl<S: Serve> Loop<S> {
             }
             poller.expire(Instant::now());
         }
-        drop(listener);
+        if let Some(listener) = listener {
+            poller.accept_rest(&listener);
+        }
+        poller.last_look(&server);
         poller.close_all();
     }
 }
@@ -378,6 +387,17 @@ impl Poller {
             }
         }
         Ok(())
+    }
+
+    /// Takes all whom the kernel has accepted for us.
+    fn accept_rest(&self, listener: &OwnedFd) {
+        for _ in 0..=super::BACKLOG {
+            match self.accept_one(listener) {
+                Ok(fd) => self.welcome(fd),
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn accept_one(&self, listener: &OwnedFd) -> Result<OwnedFd, Errno> {
@@ -484,10 +504,21 @@ impl Poller {
 
     fn close_idle(&self) {
         let mut table = self.table.lock();
-        let idle: Vec<u64> = table.parked.iter().filter(|(_, p)| p.why == Parking::Idle).map(|(id, _)| *id).collect();
+        let idle: Vec<u64> = table.parked.iter().filter(|(_, p)| p.why == Parking::Idle && !p.conn.sock.has_bytes()).map(|(id, _)| *id).collect();
         let closed: Vec<_> = idle.into_iter().filter_map(|id| table.unpark(id, &self.carried)).collect();
         drop(table);
         drop(closed);
+    }
+
+    /// Who has sent something we have not looked at gets an answer.
+    fn last_look(&self, server: &impl Serve) {
+        let mut table = self.table.lock();
+        let ids: Vec<u64> = table.parked.iter().filter(|(_, p)| p.conn.sock.has_bytes()).map(|(id, _)| *id).collect();
+        let asked: Vec<_> = ids.into_iter().filter_map(|id| table.unpark(id, &self.carried)).collect();
+        drop(table);
+        for parked in asked {
+            self.readable(parked, server);
+        }
     }
 
     fn close_all(&self) {

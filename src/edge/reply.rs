@@ -24,6 +24,8 @@ pub(super) struct Reply<'a> {
     pub(super) head_only: bool,
     /// Whether the connection lives on afterwards; answers may clear it.
     pub(super) keep: bool,
+    /// The page's origin, when it is allowed to read the answer.
+    pub(super) origin: Option<String>,
 }
 
 /// How the body of a started answer goes on.
@@ -77,6 +79,11 @@ impl Reply<'_> {
             self.out.extend_from_slice(b"Date: ");
             self.out.extend_from_slice(self.date.text(now));
             self.out.extend_from_slice(b"\r\n");
+        }
+        if let Some(origin) = &self.origin {
+            self.out.extend_from_slice(b"Access-Control-Allow-Origin: ");
+            self.out.extend_from_slice(origin.as_bytes());
+            self.out.extend_from_slice(b"\r\nVary: Origin\r\n");
         }
         if !has_server {
             self.out.extend_from_slice(concat!("Server: hob/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answer::Door;
+use super::cors::{self, Cors, Verdict};
 use super::fields::invoke_fields;
 use super::forward::ForwardHead;
 use super::route::{Route, Target, decode, route};
@@ -30,6 +31,8 @@ pub(super) struct Request {
     /// The client waits for `100 Continue` before it sends the body.
     pub(super) expects: bool,
     pub(super) accepted: Instant,
+    /// `Access-Control-Allow-Origin` of the answer, whatever it is.
+    pub(super) origin: Option<String>,
     pub(super) action: Action,
 }
 
@@ -52,6 +55,10 @@ pub(super) enum Action {
     Answer(Answer),
     /// A management request without the right token.
     Unauthorized,
+    /// A page asks whether it may ask: it may.
+    Preflight,
+    /// A page of an origin that is not allowed.
+    ForeignOrigin,
 }
 
 /// The request is answered and the connection closed: what follows on it
@@ -66,14 +73,18 @@ pub(super) enum Refusal {
 
 impl Request {
     /// Checks `head` and decides.
-    pub(super) fn read(head: &RequestHead<'_>, directory: &dyn Directory, api_token: Option<&str>) -> Result<Request, Refusal> {
+    pub(super) fn read(head: &RequestHead<'_>, directory: &dyn Directory, api_token: Option<&str>, cors: Option<&Cors>) -> Result<Request, Refusal> {
         let framing = request_framing(head).map_err(Refusal::Head)?;
         let host = host(head)?;
         let expects = expectation(head)?;
         let target = Target::parse(head.target).ok_or(Refusal::Bad("the request target is neither a path nor a URL"))?;
         let path = decode(target.path).ok_or(Refusal::Bad("the path has a % that is not followed by two hex digits"))?;
         let not = |status, what| Action::Answer(Answer::new(status, format!("{what}: {} {path}", head.method)));
+        let verdict = cors.map_or(Verdict::Silent, |cors| cors.judge(head, host));
         let action = match route(head.method, path.clone()) {
+            _ if verdict == Verdict::Foreign => Action::ForeignOrigin,
+            // Before the token: browsers ask without it.
+            _ if verdict != Verdict::Silent && cors::is_preflight(head) => Action::Preflight,
             Route::Invoke(id) => invoke(head, &id, directory),
             Route::Trigger { app, source } => trigger(head, target, host, (&app, &source), directory),
             Route::Forward { open } if open || token::allows(api_token, &head.fields) => Action::Forward(ForwardHead::new(head, target, host)),
@@ -88,6 +99,7 @@ impl Request {
             framing,
             expects,
             accepted: Instant::now(),
+            origin: if let Verdict::Allowed(origin) = verdict { Some(origin) } else { None },
             action,
         })
     }

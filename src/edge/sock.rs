@@ -82,6 +82,11 @@ impl Sock {
         matches!(recv(&self.fd, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 0)))
     }
 
+    /// Whether something was sent that nobody has received yet.
+    pub(super) fn has_bytes(&self) -> bool {
+        matches!(recv(&self.fd, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)))
+    }
+
     /// Receives, waiting until `deadline`.
     pub(super) fn recv_until(&self, buf: &mut Vec<u8>, stop: &Stop, deadline: Instant) -> Got {
         loop {
