@@ -443,7 +443,8 @@ fn fn_name(spec: &FnSpec) -> &str {
 /// Answers a request that can't be understood, and closes.
 fn refuse(shared: &Shared, conn: &Conn, scratch: &mut Scratch, refusal: &Refusal) {
     let Scratch { inbuf, out, date } = scratch;
-    let mut reply = Reply { sock: &conn.sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor: 1, head_only: false, keep: false, origin: None };
+    let mut reply =
+        Reply { sock: &conn.sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor: 1, head_only: false, keep: false, origin: None };
     let sent = match refusal {
         Refusal::Head(error @ (HeadError::TooLarge { .. } | HeadError::TooManyFields)) => {
             EDGE.refused_too_large.add(1);

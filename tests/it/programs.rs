@@ -84,7 +84,28 @@ fn programs_people_have_get_their_answers() {
     if let Some(output) = run("curl", &["-sS", "--fail", "--max-time", "20", "-d", "mine", &url]) {
         assert_eq!(text("curl", &output), "mine");
         // From 1 MB on it asks with Expect before it sends.
-        let output = run("curl", &["-sS", "--fail", "--max-time", "20", "--data-binary", &upload, &url, "--next", "-sS", "--fail", "-T", &file.to_string_lossy(), "-X", "POST", "-H", "Transfer-Encoding: chunked", &url]);
+        let output = run(
+            "curl",
+            &[
+                "-sS",
+                "--fail",
+                "--max-time",
+                "20",
+                "--data-binary",
+                &upload,
+                &url,
+                "--next",
+                "-sS",
+                "--fail",
+                "-T",
+                &file.to_string_lossy(),
+                "-X",
+                "POST",
+                "-H",
+                "Transfer-Encoding: chunked",
+                &url,
+            ],
+        );
         assert_eq!(text("curl", &output.expect("installed")).len(), 4_000_000);
         let output = run("curl", &["-sS", "--max-time", "20", "-I", &format!("{base}/t/app/echo")]).expect("installed");
         assert!(text("curl -I", &output).starts_with("HTTP/1.1 200 OK"));
@@ -132,7 +153,8 @@ fn a_browser_reads_what_cors_allows() {
     let Some(server) = Server::start(&[("FN_API_CORS_ORIGINS", "null, http://a.t")]) else { return };
     let echo = server.function("echo", "echo", json!({}));
     let url = format!("http://{}/invoke/{echo}", server.address);
-    let asked = |fields: &[(&str, &str)], method: &str| crate::harness::http::send(server.address, method, &format!("/invoke/{echo}"), fields, b"").expect("an answer");
+    let asked =
+        |fields: &[(&str, &str)], method: &str| crate::harness::http::send(server.address, method, &format!("/invoke/{echo}"), fields, b"").expect("an answer");
     let answer = asked(&[("Origin", "http://a.t")], "POST");
     assert_eq!((answer.status, answer.field("Access-Control-Allow-Origin"), answer.field("Vary")), (200, Some("http://a.t"), Some("Origin")));
     let answer = asked(&[("Origin", "http://a.t"), ("Access-Control-Request-Method", "POST")], "OPTIONS");

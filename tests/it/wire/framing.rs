@@ -18,8 +18,29 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn lengths(cases: &mut Vec<Case>) {
     let bad = [
-        "-1", "+1", "1.0", "0x1", "1 1", "1,1", "1, 1", "1;1", "", "abc", "1a", "a1", "1e3", "\"1\"", "1\t1", "--1", "0 0", "1\u{a0}", "\u{b2}", "18446744073709551616",
-        "99999999999999999999999999", "1/1", "(1)",
+        "-1",
+        "+1",
+        "1.0",
+        "0x1",
+        "1 1",
+        "1,1",
+        "1, 1",
+        "1;1",
+        "",
+        "abc",
+        "1a",
+        "a1",
+        "1e3",
+        "\"1\"",
+        "1\t1",
+        "--1",
+        "0 0",
+        "1\u{a0}",
+        "\u{b2}",
+        "18446744073709551616",
+        "99999999999999999999999999",
+        "1/1",
+        "(1)",
     ];
     for value in bad {
         cases.push(case(format!("Content-Length {value:?}"), "9112 §6.3 (5), 9110 §8.6", post(&format!("Content-Length: {value}¶")) + "a@H", REFUSED));
@@ -39,11 +60,36 @@ fn lengths(cases: &mut Vec<Case>) {
 
 fn codings(cases: &mut Vec<Case>) {
     let bad = [
-        "gzip", "identity", "chunked, chunked", "gzip, chunked", "chunked, gzip", "chunked;q=1", "xchunked", "chunked-", "chun ked", "\"chunked\"", "chunked,", "", ", chunked", "deflate",
-        "compress", "chunked\t;a", "CHUNKED, identity", "trailers", "\u{b}chunked", "chunked\u{0}", "chunked\u{a0}", "chunked\u{7f}",
+        "gzip",
+        "identity",
+        "chunked, chunked",
+        "gzip, chunked",
+        "chunked, gzip",
+        "chunked;q=1",
+        "xchunked",
+        "chunked-",
+        "chun ked",
+        "\"chunked\"",
+        "chunked,",
+        "",
+        ", chunked",
+        "deflate",
+        "compress",
+        "chunked\t;a",
+        "CHUNKED, identity",
+        "trailers",
+        "\u{b}chunked",
+        "chunked\u{0}",
+        "chunked\u{a0}",
+        "chunked\u{7f}",
     ];
     for value in bad {
-        cases.push(case(format!("Transfer-Encoding {value:?}"), "9112 §6.1, §6.3 (4)", post(&format!("Transfer-Encoding: {value}¶")) + "0¶¶@H", &["400", "501"]));
+        cases.push(case(
+            format!("Transfer-Encoding {value:?}"),
+            "9112 §6.1, §6.3 (4)",
+            post(&format!("Transfer-Encoding: {value}¶")) + "0¶¶@H",
+            &["400", "501"],
+        ));
     }
     cases.push(case("two codings", "9112 §6.1", post("Transfer-Encoding: chunked¶Transfer-Encoding: chunked¶") + "0¶¶@H", REFUSED));
     cases.push(case("a second coding", "9112 §6.1", post("Transfer-Encoding: chunked¶Transfer-Encoding: identity¶") + "0¶¶@H", REFUSED));
@@ -88,7 +134,26 @@ fn disguised(cases: &mut Vec<Case>) {
 }
 
 fn chunks(cases: &mut Vec<Case>) {
-    for line in ["-1", "+1", "0x1", "g", " 1", "", "1 x", "1_", "1\u{b2}", "fffffffffffffffff", "10000000000000000", "1;\u{0}", "1;a\n", "1\n", "1\r", "1,2", "\t1", "1;a\rb"] {
+    for line in [
+        "-1",
+        "+1",
+        "0x1",
+        "g",
+        " 1",
+        "",
+        "1 x",
+        "1_",
+        "1\u{b2}",
+        "fffffffffffffffff",
+        "10000000000000000",
+        "1;\u{0}",
+        "1;a\n",
+        "1\n",
+        "1\r",
+        "1,2",
+        "\t1",
+        "1;a\rb",
+    ] {
         cases.push(case(format!("chunk size {line:?}"), "9112 §7.1", post("Transfer-Encoding: chunked¶") + line + "¶a¶0¶¶@H", REFUSED));
     }
     for (name, body) in [
@@ -108,7 +173,14 @@ fn chunks(cases: &mut Vec<Case>) {
         cases.push(case(format!("chunk {name}"), "9112 §7.1", post("Transfer-Encoding: chunked¶") + body, REFUSED));
     }
     cases.push(case("a chunk of 2^64 - 1", "9112 §7.1", post("Transfer-Encoding: chunked¶") + "ffffffffffffffff¶a¶0¶¶@H", &["", "400", "413"]));
-    for (name, body) in [("in the size", "3"), ("after the size", "3¶"), ("in the data", "3¶ab"), ("after the data", "3¶abc¶"), ("in the last line", "3¶abc¶0¶"), ("in the trailers", "0¶a: b¶")] {
+    for (name, body) in [
+        ("in the size", "3"),
+        ("after the size", "3¶"),
+        ("in the data", "3¶ab"),
+        ("after the data", "3¶abc¶"),
+        ("in the last line", "3¶abc¶0¶"),
+        ("in the trailers", "0¶a: b¶"),
+    ] {
         cases.push(case(format!("chunks cut {name}"), "9112 §8", post("Transfer-Encoding: chunked¶") + body, &["", "400"]));
     }
 }

@@ -36,7 +36,13 @@ pub(crate) fn cases() -> Vec<Case> {
     ] {
         cases.push(case(format!("request line: {name}"), "9112 §3", format!("{line}¶Host: t¶¶@H"), &["400"]));
     }
-    for (name, line) in [("0.9", "GET /ping HTTP/0.9"), ("2.0", "GET /ping HTTP/2.0"), ("3.0", "GET /ping HTTP/3.0"), ("9.9", "GET /ping HTTP/9.9"), ("HTTP/2's preface", "PRI * HTTP/2.0")] {
+    for (name, line) in [
+        ("0.9", "GET /ping HTTP/0.9"),
+        ("2.0", "GET /ping HTTP/2.0"),
+        ("3.0", "GET /ping HTTP/3.0"),
+        ("9.9", "GET /ping HTTP/9.9"),
+        ("HTTP/2's preface", "PRI * HTTP/2.0"),
+    ] {
         cases.push(case(format!("version {name}"), "9110 §15.6.6", format!("{line}¶Host: t¶¶SM¶¶@H"), &["505"]));
     }
     cases.push(case("version 1.2", "9110 §2.5", "GET /ping HTTP/1.2¶Host: t¶¶", &["200", "505"]));
@@ -56,7 +62,9 @@ pub(crate) fn cases() -> Vec<Case> {
     ] {
         cases.push(case(name, "9112 §2.2", text, &["400"]));
     }
-    for (name, text) in [("a line without an end", "GET /ping HTTP/1.1"), ("a head without an end", "GET /ping HTTP/1.1¶Host: t¶"), ("nothing", ""), ("one empty line", "¶")] {
+    for (name, text) in
+        [("a line without an end", "GET /ping HTTP/1.1"), ("a head without an end", "GET /ping HTTP/1.1¶Host: t¶"), ("nothing", ""), ("one empty line", "¶")]
+    {
         cases.push(case(name, "9112 §8", text, &["", "400"]));
     }
     cases.push(case("one empty line first", "9112 §2.2", "¶GET /ping HTTP/1.1¶Host: t¶¶", &["200"]));

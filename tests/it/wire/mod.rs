@@ -155,7 +155,9 @@ fn statuses(mut rest: &[u8], bodyless: bool) -> Result<Vec<String>, String> {
         if status.starts_with('1') {
             continue;
         }
-        let field = |name: &str| head.lines().filter_map(|l| l.split_once(':')).filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim()).collect::<Vec<_>>();
+        let field = |name: &str| {
+            head.lines().filter_map(|l| l.split_once(':')).filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim()).collect::<Vec<_>>()
+        };
         if field("date").len() != 1 && !matches!(status, "408" | "503") {
             return Err("not one Date".to_owned());
         }
