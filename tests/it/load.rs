@@ -112,7 +112,7 @@ fn crowds_of_slow_clients_keep_nobody_waiting() {
     let settings = [("FN_LOG_LEVEL", "info"), ("FN_MAX_TOTAL_MEMORY_BYTES", "8589934592"), ("FN_HTTP_IDLE_TIMEOUT", "600")];
     let Some(server) = Server::start(&settings) else { return };
     let echo = server.function("echo", "echo", json!({"memory": 64}));
-    let large = server.function("large", "echo", json!({"memory": 64, "timeout": 120}));
+    let large = server.function("large", "echo", json!({"memory": 64, "timeout": 120, "idle_timeout": 1}));
     let bench = Bench::new(&server, &echo);
 
     bench.beside("slow heads", bench.crowd(scaled(500), "GET /ping HTTP/1.1\r\nHo"));
@@ -127,6 +127,7 @@ fn crowds_of_slow_clients_keep_nobody_waiting() {
     bench.beside("idle connections", idle);
 
     // Each holds a container: the answer is longer than what the kernel takes.
+    // Containers started for them that none came to use go after a second.
     let readers = format!("POST /invoke/{large} HTTP/1.1\r\nHost: t\r\nX-Size: 16000000\r\nContent-Length: 0\r\n\r\n");
     let readers = bench.crowd(scaled(20), &readers);
     server.await_queue(&large, "busy", readers.len() as u64);
