@@ -204,7 +204,7 @@ impl Docker {
         let exits = Arc::new(Exits::default());
         // Podman makes its networks another way; nothing is known to be gained there.
         let park = if version.is_podman() { 0 } else { config.parked_networks };
-        let discarder = Discarder::start(engine.clone())?;
+        let discarder = Discarder::start(engine.clone(), identity.store_id.to_string(), identity.instance_id.to_string())?;
         let shared = Arc::new(Shared {
             images,
             exits: exits.clone(),
@@ -483,6 +483,9 @@ impl Driver for Docker {
             .map_err(|e| trouble(e.to_string()))?;
         workers.into_iter().for_each(Thread::join);
         let failures = failures.lock();
+        if let Some(discarder) = shared.discarder.lock().as_ref() {
+            discarder.look_again();
+        }
         if failures.is_empty() { Ok(count) } else { Err(trouble(failures.join("; "))) }
     }
 
