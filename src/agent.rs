@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::{Call, CallError, Caller, Moment};
 use crate::config::Config;
-use crate::hot::{Hot, Lease};
+use crate::hot::{Hot, Lease, Logs};
 use crate::metrics::CALLS;
 use crate::model::{FnSpec, Id, SlotKey, Timestamp};
 use crate::pool::{Gate, Stop};
@@ -115,6 +115,11 @@ impl Agent {
     /// Whether some caller waits for a container, of any function.
     pub fn is_crowded(&self) -> bool {
         self.hot.is_crowded()
+    }
+
+    /// What the functions printed: recent logs, and where else they go.
+    pub fn logs(&self) -> &Logs {
+        self.hot.logs()
     }
 
     /// Queues, containers, tokens and lanes as JSON.

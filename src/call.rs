@@ -144,7 +144,7 @@ pub enum LaunchError {
     #[error("the engine does not answer ({step}: {text})")]
     EngineAway { step: &'static str, text: String },
     #[error("the container ended before its socket appeared: {exit}")]
-    Exited { exit: Exit },
+    Exited { exit: Ended },
     #[error("no socket lsnr.sock appeared within {limit:?}")]
     NoSocket { limit: Duration },
     #[error("bad function socket: {text}")]
@@ -164,17 +164,36 @@ pub struct Exit {
     pub oom_killed: bool,
 }
 
+/// How a container ended, in words for its callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub exit: Exit,
+    /// The memory it was given in MiB; 0 = no limit.
+    pub memory_mib: u64,
+}
+
+/// Nobody knows how it ended: it was gone when the engine was asked.
+pub const EXIT_UNKNOWN: i64 = -1;
+/// An exit status above this is this plus a signal's number.
+const SIGNALLED: i64 = 128;
 /// 128 + SIGKILL.
 const SIGKILLED: i64 = 137;
 
-impl fmt::Display for Exit {
+impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.code {
-            _ if self.oom_killed => write!(f, "killed by the kernel for using more than its memory"),
+        let mib = self.memory_mib;
+        match self.exit.code {
+            _ if self.exit.oom_killed && mib > 0 => write!(f, "killed: used more than {mib} MB of memory"),
+            _ if self.exit.oom_killed => write!(f, "killed: the host had no more memory for it"),
             // The engine does not learn of every out-of-memory kill in a
             // container's first moments (seen: 3 of 32 on a busy host).
-            SIGKILLED => write!(f, "exit code 137: killed, as the kernel does for using more than its memory"),
-            code => write!(f, "exit code {code}"),
+            SIGKILLED if mib > 0 => write!(f, "exited with code 137: killed, as the kernel does for using more than {mib} MB of memory, or by somebody else"),
+            SIGKILLED => write!(f, "exited with code 137: killed"),
+            EXIT_UNKNOWN => write!(f, "removed by somebody else"),
+            code => match signal_name(code - SIGNALLED) {
+                Some(name) => write!(f, "exited with code {code}: ended by {name}"),
+                None => write!(f, "exited with code {code}"),
+            },
         }
     }
 }
@@ -205,6 +224,34 @@ pub enum DetachError {
     NotKept { cause: String },
 }
 
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ended { exit: *self, memory_mib: 0 }.fmt(f)
+    }
+}
+
+/// Those that end a process which does nothing about them.
+fn signal_name(number: i64) -> Option<&'static str> {
+    Some(match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL, an illegal instruction",
+        5 => "SIGTRAP",
+        6 => "SIGABRT, as an abort does",
+        7 => "SIGBUS, a bad memory access",
+        8 => "SIGFPE, an arithmetic error",
+        11 => "SIGSEGV, a bad memory access",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS, a forbidden system call",
+        _ => return None,
+    })
+}
+
 /// Every way a call can fail. Texts for users are made in `respond`.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -225,7 +272,7 @@ pub enum CallError {
     #[error("the function itself reported a timeout (504)")]
     FunctionTimeout,
     #[error("no complete answer: {cause}")]
-    NoAnswer { cause: String, exit: Option<Exit> },
+    NoAnswer { cause: String, exit: Option<Ended> },
     #[error("the function reported a failure (502)")]
     FunctionFailed,
     #[error("the function answered with status {status}, not 200, 502 or 504")]
@@ -274,5 +321,22 @@ impl CallError {
             | CallError::ClientGone
             | CallError::Internal(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_in_words() {
+        let words = |code, oom_killed, memory_mib| Ended { exit: Exit { code, oom_killed }, memory_mib }.to_string();
+        assert_eq!(words(137, true, 128), "killed: used more than 128 MB of memory");
+        assert_eq!(words(137, true, 0), "killed: the host had no more memory for it");
+        assert!(words(137, false, 128).starts_with("exited with code 137: killed, as the kernel does for using more than 128 MB"));
+        assert_eq!(words(3, false, 128), "exited with code 3");
+        assert_eq!(words(139, false, 128), "exited with code 139: ended by SIGSEGV, a bad memory access");
+        assert_eq!(words(255, false, 128), "exited with code 255");
+        assert_eq!(words(EXIT_UNKNOWN, false, 128), "removed by somebody else");
     }
 }

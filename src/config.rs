@@ -96,6 +96,8 @@ settings! {
     FN_HOT_START_TIMEOUT_MSECS Kind::Millis, "5000", "a container's socket must appear within this";
     FN_MAX_RESPONSE_SIZE Kind::Count, "0", "largest function answer body in bytes; 0 = no limit";
     FN_MAX_HDR_RESPONSE_SIZE Kind::Count, "65536", "largest function answer head in bytes";
+    FN_MAX_LOG_SIZE_BYTES Kind::Count, "1048576", "most bytes kept of what a function prints during one call, the newest; 0 = nothing is kept";
+    FN_DISABLE_DEBUG_USER_LOGS Kind::Switch, "false", "do not copy what functions print into hob's own log (at level debug)";
     FN_MAX_TOTAL_MEMORY_BYTES Kind::Count, "0", "memory hob may give to containers; 0 = what the host has, less headroom";
     FN_MAX_TOTAL_CPU_MCPUS Kind::Count, "0", "CPU hob may give to containers, in thousandths; 0 = what the host has";
     FN_MAX_PIDS Kind::Count, "50", "processes per container; 0 = no limit";
@@ -128,6 +130,9 @@ settings! {
     HOB_STOP_LANES Kind::Count, "8", "container removals under way at the same time";
     HOB_DRAIN_MSECS Kind::Millis, "5000", "at SIGTERM running calls may take this long; a second signal ends them at once";
 }
+
+/// One call's log is held in memory while the call runs.
+const MAX_LOG_BYTES: usize = 64 * 1024 * 1024;
 
 /// A parsed configuration. Durations of `None` mean "never" or "no limit".
 #[derive(Debug, Clone)]
@@ -166,6 +171,9 @@ pub struct Config {
     /// 0 = no limit.
     pub max_answer_bytes: u64,
     pub max_answer_head_bytes: usize,
+    /// 0 = nothing is kept.
+    pub max_log_bytes: usize,
+    pub copy_logs: bool,
     /// 0 = what the host has.
     pub max_total_memory_bytes: u64,
     /// 0 = what the host has.
@@ -335,6 +343,8 @@ impl Raw {
                 0 => 64 * 1024,
                 n => n,
             },
+            max_log_bytes: self.size("FN_MAX_LOG_SIZE_BYTES").min(MAX_LOG_BYTES),
+            copy_logs: !self.switch("FN_DISABLE_DEBUG_USER_LOGS"),
             max_total_memory_bytes: self.count("FN_MAX_TOTAL_MEMORY_BYTES"),
             max_total_cpu_mcpus: self.count("FN_MAX_TOTAL_CPU_MCPUS"),
             docker: self.docker(),

@@ -67,7 +67,7 @@ pub fn call_answer(error: &CallError) -> Answer {
         CallError::FunctionTimeout => Answer::new(504, "Timed out: the function itself reported that its time was up"),
         CallError::NoAnswer { cause, exit } => {
             let why = match exit {
-                Some(exit) => format!("the container ended during the call ({exit})"),
+                Some(exit) => format!("the container ended during the call: {exit}"),
                 None => cause.clone(),
             };
             Answer::new(502, format!("error receiving function response: {why}"))
@@ -110,7 +110,7 @@ fn launch_answer(error: &LaunchError) -> Answer {
         LaunchError::ImageVolume { image } => Answer::new(400, format!("image has Volume definition: '{image}' (FN_IMAGE_ENABLE_VOLUME allows it)")),
         LaunchError::Engine { step, text } => Answer::new(502, format!("{INIT_FAILED}: the container engine failed at {step}: {text}")),
         LaunchError::EngineAway { step, text } => Answer::new(503, format!("{BUSY}: the container engine does not answer ({step}: {text})")).retry(15),
-        LaunchError::Exited { exit } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared ({exit})")),
+        LaunchError::Exited { exit } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared: {exit}")),
         LaunchError::NoSocket { limit } => {
             Answer::new(504, format!("{INIT_TIMEOUT}: no socket at FN_LISTENER within {:.1} s (FN_HOT_START_TIMEOUT_MSECS)", limit.as_secs_f64()))
         }

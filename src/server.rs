@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::docker::{Docker, Identity};
 use crate::driver::Driver;
 use crate::edge::Edge;
-use crate::hot::{Hot, HotConfig};
+use crate::hot::{Hot, HotConfig, LogOptions};
 use crate::model::Id;
 use crate::pool::{Need, Tokens, host, spawn};
 use crate::sandbox::Sandbox;
@@ -229,6 +229,7 @@ fn hot_config(config: &Config) -> HotConfig {
         non_blocking: config.non_blocking,
         start_lanes: config.start_lanes,
         stop_lanes: config.stop_lanes,
+        logs: LogOptions { max_call_bytes: config.max_log_bytes, copy: config.copy_logs },
     }
 }
 

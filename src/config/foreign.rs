@@ -44,8 +44,6 @@ foreign! {
     FN_DS_DB_PING_MAX_RETRIES Warned, "the store is a file in the data folder: it opens or it does not";
     FN_HOT_POLL_MSECS Warned, "nothing polls: a container that comes free is handed to the oldest waiting call";
     FN_EXECUTION_HEADROOM Warned, "a call's limits are the function's timeout and HOB_MAX_WAIT_MSECS";
-    FN_MAX_LOG_SIZE_BYTES Warned, "hob keeps no log per call: output goes to the app's syslog_url";
-    FN_DISABLE_DEBUG_USER_LOGS Warned, "functions' output is never part of hob's own log";
     FN_IMAGE_CLEAN_MAX_SIZE Warned, "images are not removed: let `docker image prune` run from a timer";
     FN_IMAGE_CLEAN_EXEMPT_TAGS Warned, "images are not removed";
     FN_IOFS_TMPFS Warned, "put FN_IOFS_PATH on a tmpfs of its own";

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::create::{LABEL_INSTANCE, LABEL_STORE};
 use super::engine::{Ask, Engine, EngineError, Fault, Op};
+use crate::driver::{Framing, Output};
 use crate::registry::encode;
 
 /// `State` of an inspected container. Every field may be missing: engines add
@@ -96,6 +97,13 @@ impl Engine {
             return Err(EngineError::new(Op::Create, name, Fault::Malformed { what: "the new container's id is not one".to_owned() }));
         }
         Ok(created.id)
+    }
+
+    /// The container's outputs from now on, as the engine's frames. Asked for
+    /// before the start, so that nothing is missed.
+    pub(super) fn attach(&self, id: &str) -> Result<Output, EngineError> {
+        let (fd, early) = self.hijack(&Ask::new(Op::Attach, id, "POST", path(id, "/attach?stream=1&stdout=1&stderr=1")))?;
+        Ok(Output { fd, framing: Framing::Frames, early })
     }
 
     pub(super) fn start(&self, id: &str, within: Duration) -> Result<(), EngineError> {

@@ -95,7 +95,8 @@ impl Plan<'_> {
 
     fn options(&self) -> ContainerCreateOptions {
         let mut options = ContainerCreateOptions::new(&self.spec.image);
-        // Nobody attaches: the function's output goes where LogConfig says.
+        // What it prints is asked for with an attach of its own, and goes where
+        // LogConfig says.
         options.attach_stdout(false).attach_stderr(false);
         for (key, value) in &self.spec.env {
             options.env(format!("{key}={value}"));

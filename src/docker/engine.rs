@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ pub enum Op {
     RemoveImage,
     InspectVolume,
     Create,
+    Attach,
     Start,
     Inspect,
     Pause,
@@ -64,6 +65,7 @@ impl Op {
             Op::RemoveImage => "remove image",
             Op::InspectVolume => "inspect volume",
             Op::Create => "create",
+            Op::Attach => "attach",
             Op::Start => "start",
             Op::Inspect => "inspect",
             Op::Pause => "pause",
@@ -86,6 +88,8 @@ impl Op {
             Op::InspectImage | Op::InspectVolume | Op::Inspect => (30, 3),
             Op::List | Op::ListImages => (60, 3),
             Op::Create | Op::Start => (60, 0),
+            // A start goes on without.
+            Op::Attach => (5, 0),
             Op::Pause | Op::Unpause => (5, 2),
             Op::Remove => (60, 10),
             Op::RemoveImage => (60, 0),
@@ -342,6 +346,12 @@ impl Engine {
         Err(EngineError::new(ask.op, ask.subject, Fault::Status { code, message: error_text(&text) }))
     }
 
+    /// Asks for a stream of bytes in both directions and hands out its
+    /// descriptor, with what was read from it already.
+    pub(super) fn hijack(&self, ask: &Ask<'_>) -> Result<(OwnedFd, Vec<u8>), EngineError> {
+        self.transport.hijack(ask, &format!("{}{}", self.prefix, ask.target), ask.answer_within())
+    }
+
     /// Waits, unless the driver is being closed.
     pub(super) fn pause(&self, time: Duration) {
         // An error means no memory for poll: going on at once is right.
@@ -355,7 +365,7 @@ impl Engine {
 }
 
 /// The engine's own words: the body's `message`, else the body, shortened.
-fn error_text(body: &[u8]) -> String {
+pub(super) fn error_text(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Message {
         #[serde(alias = "cause")]

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::call::Exit;
+use crate::call::{EXIT_UNKNOWN, Exit};
 use crate::driver::ExitSink;
 
 /// The exit status of a container that vanished without telling one.
-pub(super) const UNKNOWN_CODE: i64 = -1;
+pub(super) const UNKNOWN_CODE: i64 = EXIT_UNKNOWN;
 /// SIGKILL, which is also what the out-of-memory killer sends.
 const KILLED: i64 = 137;
 

@@ -295,8 +295,10 @@ impl Docker {
         let Created { made: Made { engine_id, joined }, until, turn } = created;
         let created = Instant::now();
         // Registered before it runs, so that no end goes unseen.
-        shared.exits.register(&engine_id, exit);
+        shared.exits.register(&engine_id, exit.clone());
         let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
+        self.attach(spec, &engine_id, &*exit);
+        let attached = Instant::now();
         if let Err(e) = shared.engine.start(&engine_id, left(until)) {
             // Removed here and now: the next try has the same name.
             let alone = joined && cannot_join(&e) && shared.engine.remove(&engine_id, left(until)).is_ok();
@@ -307,10 +309,11 @@ impl Docker {
         let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;
         unfinished.done = true;
         log::debug!(
-            "container {}: image and create {} ms, start {} ms{}, inspect {} ms",
+            "container {}: image and create {} ms, attach {} us, start {} ms{}, inspect {} ms",
             spec.id,
             (created - begun).as_millis(),
-            (started - created).as_millis(),
+            (attached - created).as_micros(),
+            (started - attached).as_millis(),
             if joined { " (parked network)" } else { "" },
             started.elapsed().as_millis()
         );
@@ -319,6 +322,18 @@ impl Docker {
         }
         let freezer = self.freezer(&engine_id, &state);
         Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, engine_id: engine_id.clone() })
+    }
+
+    /// Hands over what the container prints. A function whose output is lost
+    /// still answers.
+    fn attach(&self, spec: &ContainerSpec, engine_id: &str, sink: &dyn ExitSink) {
+        if !sink.wants_output() {
+            return;
+        }
+        match self.shared.engine.attach(engine_id) {
+            Ok(output) => sink.output(output),
+            Err(error) => log::warn!("what container {} prints is lost: {error}", spec.id),
+        }
     }
 
     fn freezer(&self, engine_id: &str, state: &State) -> Option<Freezer> {

@@ -1,13 +1,15 @@
 //! How requests travel: our own client to a Unix socket, ureq to a host.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::{Ask, EngineError, Fault, Op};
+use super::engine::{Ask, EngineError, Fault, Op, error_text};
 use crate::pool::Stop;
-use crate::uds::client::{Client, ClientError, Interrupter, Phase, Request, RequestBody};
+use crate::uds::client::{Client, ClientError, Interrupter, Phase, Request, RequestBody, send_over};
 
 /// Connections kept open to the engine.
 const KEPT: usize = 8;
@@ -21,12 +23,11 @@ const MAX_LINE: u64 = 256 * 1024;
 #[derive(Debug)]
 pub(super) enum Transport {
     /// `pulls` carries what may take minutes and can be called off.
-    Unix {
-        client: Client,
-        pulls: Client,
-    },
+    Unix { client: Client, pulls: Client },
     Tcp {
         base: String,
+        /// Host and port.
+        authority: String,
         agent: Box<ureq::Agent>,
     },
 }
@@ -40,7 +41,8 @@ impl Transport {
                 Some(Transport::Unix { client: Client::new(path, KEPT), pulls: Client::new(path, 0).stopped_by(call_off.clone()) })
             }
             ("tcp" | "http", rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && b != b'@') => {
-                Some(Transport::Tcp { base: format!("http://{}", rest.trim_end_matches('/')), agent: Box::new(tcp_agent()) })
+                let authority = rest.trim_end_matches('/').to_owned();
+                Some(Transport::Tcp { base: format!("http://{authority}"), authority, agent: Box::new(tcp_agent()) })
             }
             _ => None,
         }
@@ -65,8 +67,36 @@ impl Transport {
                 Some(idle_within.unwrap_or(within)).filter(|_| ask.op != Op::Events),
                 body,
             ),
-            Transport::Tcp { base, agent } => tcp(agent, ask, &format!("{base}{target}"), within, body),
+            Transport::Tcp { base, agent, .. } => tcp(agent, ask, &format!("{base}{target}"), within, body),
         }
+    }
+
+    /// Sends a request that turns its connection into a plain stream.
+    pub(super) fn hijack(&self, ask: &Ask<'_>, target: &str, within: Duration) -> Result<(OwnedFd, Vec<u8>), EngineError> {
+        let failed = |e| client_error(ask.op, ask.subject, e);
+        let fields = [("Connection", "Upgrade"), ("Upgrade", "tcp")];
+        let mut request = Request {
+            method: ask.method,
+            target,
+            fields: &fields,
+            body: RequestBody::Empty,
+            connect_within: CONNECT.min(within),
+            head_within: within,
+            idle_within: Some(within),
+        };
+        let response = match self {
+            Transport::Unix { client, .. } => client.send_alone(&mut request),
+            Transport::Tcp { authority, .. } => send_over(dial_tcp(authority, CONNECT.min(within)).map_err(|e| away(ask, &e))?, &mut request),
+        }
+        .map_err(failed)?;
+        let status = response.status;
+        // Podman answers 200 where the engine switches protocols.
+        if status == 101 || status == 200 {
+            let no_stream = || EngineError::new(ask.op, ask.subject, Fault::Malformed { what: "it is no stream".to_owned() });
+            return response.into_stream().ok_or_else(no_stream);
+        }
+        let text = response.bytes(64 * 1024).unwrap_or_default();
+        Err(EngineError::new(ask.op, ask.subject, Fault::Status { code: status, message: error_text(&text) }))
     }
 
     /// Whether an open stream can be ended at once from another thread.
@@ -99,6 +129,27 @@ fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_wit
         interrupter,
         reader: BufReader::new(Box::new(response.reader())),
     })
+}
+
+/// The first of a host's addresses that answers; without a port it is HTTP's.
+fn dial_tcp(authority: &str, within: Duration) -> io::Result<OwnedFd> {
+    let with_port =
+        if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) { authority.to_owned() } else { format!("{authority}:80") };
+    let mut failure = io::Error::other(format!("{authority} has no address"));
+    for address in with_port.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, within) {
+            Ok(stream) => {
+                stream.set_nonblocking(true)?;
+                return Ok(stream.into());
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn away(ask: &Ask<'_>, error: &io::Error) -> EngineError {
+    EngineError::new(ask.op, ask.subject, Fault::Away { text: error.to_string() })
 }
 
 fn tcp_agent() -> ureq::Agent {

@@ -41,10 +41,60 @@ pub struct ContainerSpec {
     pub no_network: bool,
 }
 
-/// Told once when a container ended, whatever the reason. Must return at
-/// once: it runs on the driver's event thread.
+/// Who is told what becomes of a container. Every method must return at once:
+/// they run on the driver's threads.
 pub trait ExitSink: Send + Sync {
+    /// Told once when it ended, whatever the reason.
     fn exited(&self, exit: Exit);
+
+    /// Whether anybody reads what it prints. If not, the driver need not ask
+    /// for it, and sees to it that the function's writes do not block.
+    fn wants_output(&self) -> bool {
+        false
+    }
+
+    /// What it prints is to be read here. Told before its first process runs,
+    /// so that no line is missed; once for each descriptor.
+    fn output(&self, output: Output) {
+        drop(output);
+    }
+}
+
+/// Where a container's standard output and error arrive.
+#[derive(Debug)]
+pub struct Output {
+    /// A pipe or a stream socket; it ends with the container. Whoever reads it
+    /// makes it non-blocking.
+    pub fd: OwnedFd,
+    pub framing: Framing,
+    /// What was read from it already.
+    pub early: Vec<u8>,
+}
+
+/// How bytes and streams come apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// All of it is one stream.
+    Plain(Stream),
+    /// The engine's frames: stream (1 byte), three zeros, length (4 bytes, big
+    /// endian), then as many bytes.
+    Frames,
+}
+
+/// Which of the two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
 }
 
 /// Limits of one start.

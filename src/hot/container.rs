@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use super::logs::{Logs, Voice};
 use super::state::{STATES, State};
-use crate::call::{Exit, Startup};
-use crate::driver::{ExitSink, Instance};
+use crate::call::{Ended, Exit, Startup};
+use crate::driver::{ExitSink, Instance, Output};
 use crate::model::{FnLimits, Id};
 use crate::pool::Token;
 use crate::uds::function::FunctionSocket;
@@ -53,6 +54,9 @@ pub(super) struct Pulse {
     boot: Sender<Boot>,
     /// Rings the queue's launcher.
     ring: Box<dyn Fn() + Send + Sync>,
+    /// Its output, and who reads it.
+    pub(super) voice: Arc<Voice>,
+    logs: Arc<Logs>,
 }
 
 impl std::fmt::Debug for Pulse {
@@ -72,9 +76,11 @@ impl Container {
 }
 
 impl Pulse {
-    pub(super) fn new(id: Id, now: Instant, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Boot>) {
+    pub(super) fn new(id: Id, now: Instant, voice: Voice, logs: &Arc<Logs>, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Boot>) {
         let (boot, boot_exit) = bounded(1);
-        let pulse = Pulse { id, born: now, state: AtomicU8::new(State::Reserved as u8), exit: Mutex::new(None), ended: Condvar::new(), boot, ring };
+        let (voice, logs) = (Arc::new(voice), logs.clone());
+        let state = AtomicU8::new(State::Reserved as u8);
+        let pulse = Pulse { id, born: now, state, exit: Mutex::new(None), ended: Condvar::new(), boot, ring, voice, logs };
         (Arc::new(pulse), boot_exit)
     }
 
@@ -97,12 +103,17 @@ impl Pulse {
         let _ = self.boot.try_send(Boot::CalledOff);
     }
 
+    /// Something went wrong: said in the log, with the last lines it printed.
+    pub(super) fn trouble(&self, what: String) {
+        self.logs.trouble(&self.voice, what);
+    }
+
     pub(super) fn exit(&self) -> Option<Exit> {
         *self.exit.lock()
     }
 
     /// The exit, waiting for the engine's word at most until `deadline`.
-    pub(super) fn wait_exit(&self, within: Duration) -> Option<Exit> {
+    pub(super) fn wait_exit(&self, within: Duration) -> Option<Ended> {
         let deadline = Instant::now() + within;
         let mut exit = self.exit.lock();
         while exit.is_none() {
@@ -110,16 +121,33 @@ impl Pulse {
                 break;
             }
         }
-        *exit
+        exit.map(|exit| self.ended_with(exit))
+    }
+
+    pub(super) fn ended_with(&self, exit: Exit) -> Ended {
+        Ended { exit, memory_mib: self.voice.memory_mib }
     }
 }
 
 impl ExitSink for Pulse {
     fn exited(&self, exit: Exit) {
+        // Looked at first: whoever waits for the exit lets go of it at once.
+        let unasked = !matches!(self.state(), State::Stopping | State::Gone);
         self.exit.lock().get_or_insert(exit);
         self.ended.notify_all();
         // Full means the start job was told already.
         let _ = self.boot.try_send(Boot::Exit(exit));
         (self.ring)();
+        if unasked {
+            self.trouble(self.ended_with(exit).to_string());
+        }
+    }
+
+    fn wants_output(&self) -> bool {
+        self.logs.wanted()
+    }
+
+    fn output(&self, output: Output) {
+        self.logs.read(&self.voice, output);
     }
 }

@@ -10,7 +10,7 @@ use super::container::Container;
 use super::lifecycle;
 use super::queue::SlotQueue;
 use super::state::State;
-use crate::call::{CallError, Caller, Exit, Moment, Origin};
+use crate::call::{CallError, Caller, Ended, Moment, Origin};
 use crate::model::Id;
 use crate::pool::Stop;
 use crate::uds::function::{Fate, FnRequest, Limits};
@@ -93,6 +93,7 @@ impl Lease {
         limits: &Limits,
         stop: &Stop,
     ) -> Result<(Result<(), CallError>, Fate), CallError> {
+        self.held().pulse.voice.turn.begin(request.call_id);
         let thaw_last = self.frozen && self.held().instance.freezer.is_some();
         if self.frozen && !thaw_last {
             self.thaw()?;
@@ -108,13 +109,16 @@ impl Lease {
     }
 
     /// Why the container ended, if the driver says so within a moment.
-    pub fn exit(&self, within: Duration) -> Option<Exit> {
+    pub fn exit(&self, within: Duration) -> Option<Ended> {
         self.container.as_ref().and_then(|c| c.pulse.wait_exit(within))
     }
 
     /// The call is over and the container healthy: to the next caller.
     pub fn finish(mut self, took: Duration) {
         let Some(mut container) = self.container.take() else { return };
+        let now = Instant::now();
+        // Without an end, what a discarded container still prints is its last call's.
+        container.pulse.voice.turn.end(now);
         container.calls += 1;
         container.socket.ready_next();
         container.pulse.become_(State::Idle);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::container::{Boot, Container, Pulse};
+use super::logs::Voice;
 use super::plan::still_wanted;
 use super::queue::SlotQueue;
 use super::slots::Idle;
@@ -78,7 +79,7 @@ fn failed(queue: &Arc<SlotQueue>, error: Arc<LaunchError>) {
 fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: Instant) -> Result<Box<Container>, LaunchError> {
     let id = Id::new();
     let bell = queue.clone();
-    let (pulse, boot_exit) = Pulse::new(id, begun, Box::new(move || bell.ring()));
+    let (pulse, boot_exit) = Pulse::new(id, begun, Voice::new(&queue.spec, id, begun), &shared.logs, Box::new(move || bell.ring()));
     pulse.become_(State::Creating);
     queue.with(|inner| inner.pulses.push(pulse.clone()));
     let result = boot(shared, queue, token, begun, &pulse, &boot_exit);
@@ -123,9 +124,9 @@ fn boot(
     pulse.become_(State::Booting);
     let running = Instant::now();
     let until = Instant::now() + start_timeout;
-    let socket = await_socket(shared, &folder, &watch, boot_word, until, start_timeout).and_then(|()| {
+    let socket = await_socket(shared, &folder, &watch, pulse, boot_word, until, start_timeout).and_then(|()| {
         FunctionSocket::open(&folder, until, &shared.boot_stop).map_err(|e| match pulse.exit() {
-            Some(exit) => LaunchError::Exited { exit },
+            Some(exit) => LaunchError::Exited { exit: pulse.ended_with(exit) },
             None => LaunchError::BadSocket { text: e.to_string() },
         })
     });
@@ -137,6 +138,10 @@ fn boot(
             Ok(Box::new(Container { id, instance, socket, _folder: folder, pulse: pulse.clone(), token, calls: 0, startup }))
         }
         Err(error) => {
+            // An exit tells of itself.
+            if matches!(error, LaunchError::NoSocket { .. } | LaunchError::BadSocket { .. }) {
+                pulse.trouble(format!("cannot be used: {error}"));
+            }
             pulse.become_(State::Stopping);
             remove(shared, &instance, &id);
             pulse.become_(State::Gone);
@@ -145,7 +150,15 @@ fn boot(
     }
 }
 
-fn await_socket(shared: &Shared, folder: &Folder, watch: &Watch, boot_word: &Receiver<Boot>, until: Instant, limit: Duration) -> Result<(), LaunchError> {
+fn await_socket(
+    shared: &Shared,
+    folder: &Folder,
+    watch: &Watch,
+    pulse: &Pulse,
+    boot_word: &Receiver<Boot>,
+    until: Instant,
+    limit: Duration,
+) -> Result<(), LaunchError> {
     loop {
         if shared.boot_stop.fired() {
             return Err(LaunchError::CalledOff { why: "the server is shutting down" });
@@ -161,7 +174,7 @@ fn await_socket(shared: &Shared, folder: &Folder, watch: &Watch, boot_word: &Rec
                 return Ok(());
             },
             recv(boot_word) -> word => return Err(match word {
-                Ok(Boot::Exit(exit)) => LaunchError::Exited { exit },
+                Ok(Boot::Exit(exit)) => LaunchError::Exited { exit: pulse.ended_with(exit) },
                 Ok(Boot::CalledOff) => LaunchError::CalledOff { why: "its callers have left and another function needs the room" },
                 Err(_) => LaunchError::CalledOff { why: "nobody can tell of its end" },
             }),

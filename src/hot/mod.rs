@@ -12,6 +12,7 @@ mod evictor;
 mod launcher;
 mod lease;
 mod lifecycle;
+mod logs;
 mod plan;
 mod queue;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use crate::uds::iofs::Iofs;
 use crate::uds::listener::Watcher;
 
 pub use lease::Lease;
+pub use logs::{Line, Log, LogOptions, LogSink, Logs, LogsError};
 pub use state::State;
 
 use queue::{Entry, SlotQueue};
@@ -57,6 +59,7 @@ pub struct HotConfig {
     pub non_blocking: bool,
     pub start_lanes: usize,
     pub stop_lanes: usize,
+    pub logs: LogOptions,
 }
 
 /// All slot queues of this process.
@@ -78,6 +81,7 @@ pub(crate) struct Shared {
     next_owner: AtomicU64,
     starts: Lane,
     stops: Lane,
+    logs: Arc<Logs>,
     closing: AtomicBool,
     /// Callers waiting in all queues.
     waiting: AtomicUsize,
@@ -100,6 +104,8 @@ pub enum HotError {
     Watch(#[from] crate::uds::listener::WatchError),
     #[error("no descriptor for the stop signal: {0}")]
     Stop(#[from] std::io::Error),
+    #[error(transparent)]
+    Logs(#[from] LogsError),
 }
 
 impl Hot {
@@ -112,6 +118,7 @@ impl Hot {
             starts: Lane::start("hot-start", config.start_lanes)?,
             stops: Lane::start("hot-stop", config.stop_lanes)?,
             watcher: Watcher::start()?,
+            logs: Arc::new(Logs::start(config.logs)?),
             boot_stop: Stop::new()?,
             config,
             driver,
@@ -302,7 +309,13 @@ impl Hot {
             left.push("a container removal that waits for the engine".to_owned());
         }
         self.shared.watcher.stop();
+        self.shared.logs.stop();
         left
+    }
+
+    /// What the functions printed.
+    pub fn logs(&self) -> &Logs {
+        &self.shared.logs
     }
 
     /// What is left after `close`, for the last words: tokens, folders.

@@ -114,7 +114,8 @@ pub(super) fn plan(view: &View, now: Instant) -> Plan {
     if view.waiting > 0 && !standing {
         let since = view.waiting_since.unwrap_or(now);
         wake_at(&mut plan, since + view.start_cost);
-    } else if view.waiting > 0 && need > view.waiting.min(view.starting + plan.start) {
+    } else if view.waiting > view.starting + plan.start {
+        // Also where those on the way are enough: they may turn out slower.
         wake_at(&mut plan, now + view.start_cost);
     }
     plan

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Hot, HotConfig};
+use super::{Hot, HotConfig, LogOptions};
 use crate::agent::Agent;
 use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, Exit, LaunchError, WatchGuard};
 use crate::config::Raw;
@@ -376,6 +376,7 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
         non_blocking: false,
         start_lanes: 4,
         stop_lanes: 2,
+        logs: LogOptions { max_call_bytes: 1 << 20, copy: false },
     };
     let tokens = Tokens::new(Need { mib: 2 * MIB, mcpu: 1000 });
     let hot = Hot::open(hot_config, driver, tokens, Iofs::open(&folder).expect("folder")).expect("opens");

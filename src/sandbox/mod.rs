@@ -40,12 +40,13 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustix::event::PollFlags;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fchmod};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::call::LaunchError;
 use crate::config::{DockerConfig, SandboxConfig};
-use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
+use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Framing, Freezer, Instance, Output, StartBudget, Stream};
 use crate::pool::{Stop, Woke, wait_for};
 use cgroup::{Cgroups, Limits};
 use images::{ImageConfig, Images, Pull, Rootfs};
@@ -220,8 +221,10 @@ impl Sandbox {
     ) -> Result<Instance, LaunchError> {
         let (pid, slot) = (cell.pid, cell.slot.number);
         // Registered before it runs, so that no end goes unseen.
-        let line = self.keeper.adopt(&spec.id, cell, root, exit);
-        let begun = wire::send_go(line.as_fd(), go, &fds.map(AsFd::as_fd)).map_err(|e| e.to_string()).and_then(|()| await_exec(&line, until));
+        let line = self.keeper.adopt(&spec.id, cell, root, exit.clone());
+        let pipes = outputs(spec, &*exit);
+        let fds: Vec<_> = fds.into_iter().chain(&pipes).map(AsFd::as_fd).collect();
+        let begun = wire::send_go(line.as_fd(), go, &fds).map_err(|e| e.to_string()).and_then(|()| await_exec(&line, until));
         if let Err(text) = begun {
             if let Err(e) = self.keeper.remove(&spec.id) {
                 log::error!("container {}: {e}", spec.id);
@@ -231,6 +234,33 @@ impl Sandbox {
         let name = self.keeper.groups().path_of(slot);
         let freezer = Freezer::find(pid, &name).inspect_err(|e| log::debug!("container {}: cannot be frozen: {e}", spec.id)).ok();
         Ok(Instance { id: spec.id.clone(), engine_id: pid.to_string(), pid: Some(pid), freezer })
+    }
+}
+
+/// The container's ends of the pipes for what it prints, if somebody reads it.
+/// They end with its last process.
+fn outputs(spec: &ContainerSpec, sink: &dyn ExitSink) -> Vec<OwnedFd> {
+    if !sink.wants_output() {
+        return Vec::new();
+    }
+    let pair = |stream| {
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Programs open /dev/stdout again, as the user they are.
+        fchmod(&theirs, Mode::from_raw_mode(0o622))?;
+        Ok::<_, Errno>((theirs, Output { fd: ours, framing: Framing::Plain(stream), early: Vec::new() }))
+    };
+    match pair(Stream::Stdout).and_then(|out| Ok([out, pair(Stream::Stderr)?])) {
+        Ok(both) => both
+            .into_iter()
+            .map(|(theirs, output)| {
+                sink.output(output);
+                theirs
+            })
+            .collect(),
+        Err(e) => {
+            log::warn!("what container {} prints is lost: {e}", spec.id);
+            Vec::new()
+        }
     }
 }
 

@@ -45,8 +45,8 @@ fn a_wrong_start_is_told_within_the_start_limit() {
     let Some(server) = Server::start(&[("FN_HOT_START_TIMEOUT_MSECS", "1500")]) else { return };
     let cases = [
         ("never-listens", 504, "FN_HOT_START_TIMEOUT_MSECS"),
-        ("exits:7", 502, "exit code 7"),
-        ("exits:0", 502, "exit code 0"),
+        ("exits:7", 502, "exited with code 7"),
+        ("exits:0", 502, "exited with code 0"),
         ("oom", 502, "memory"),
         ("plain-file", 502, ""),
         ("folder", 502, ""),

@@ -24,6 +24,7 @@ mod kept;
 mod launch;
 mod limits;
 mod load;
+mod logs;
 mod main_job;
 mod parked;
 mod process;

@@ -36,6 +36,10 @@
 //! | `exit:N`, `abort` | the process ends |
 //! | `oom`, `fork-bomb`, `fd-hog` | takes all it can get, then answers `ok` with the count |
 //! | `flood` | a megabyte on both outputs, then answers |
+//! | `say:N` | prints N lines on each output, then answers |
+//! | `say-late:MS` | answers, then MS later prints a line |
+//! | `say-exit:N` | prints a line and ends with N |
+//! | `say-odd` | prints control characters, bytes that are no text and a very long line |
 //! | `body:N` | N bytes |
 //! | `wrong-id` | another call's Fn-Call-Id |
 //! | `hop-fields` | hop-by-hop and forged fields |
@@ -272,6 +276,30 @@ fn answer(stream: &mut UnixStream, asked: &Asked) -> std::io::Result<bool> {
         "flood" => {
             flood(1 << 20);
             (ok("flooded"), true)
+        }
+        "say" => {
+            for n in 0..number {
+                println!("said {n} in {id}");
+                eprintln!("told {n} in {id}");
+            }
+            (ok("said"), true)
+        }
+        "say-late" => {
+            stream.write_all(ok("answered").as_bytes())?;
+            std::thread::sleep(pause);
+            println!("late in {id}");
+            return Ok(true);
+        }
+        "say-exit" => {
+            eprintln!("cannot go on: {id}");
+            std::process::exit(i32::try_from(number).unwrap_or(1))
+        }
+        "say-odd" => {
+            let mut out = std::io::stdout();
+            out.write_all(b"forged\r2026-11-24 ERROR hob: all is lost\x1b[2J \xff\xfe end\n")?;
+            out.write_all(&[b'x'; 10_000])?;
+            out.write_all(b"\n")?;
+            (ok("said"), true)
         }
         "body" => {
             stream.write_all(format!("HTTP/1.1 200 OK\r\nFn-Call-Id: {id}\r\nContent-Length: {number}\r\n\r\n").as_bytes())?;

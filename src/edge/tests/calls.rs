@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Bench, Setup, until};
-use crate::call::{AnswerHead, CallError, Exit, LaunchError};
+use crate::call::{AnswerHead, CallError, Ended, Exit, LaunchError};
 use crate::http1::BodyFraming;
 
 const NONE: AnswerHead<'static> = AnswerHead { fields: &[] };
@@ -79,7 +79,12 @@ fn every_failure_has_its_status_text_and_id() {
         ("draining", || CallError::Draining, 503, "Timed out - server too busy: the server is shutting down"),
         ("failed", || CallError::FunctionFailed, 502, "function failed"),
         ("timeout", || CallError::Timeout { limit: Duration::from_secs(3) }, 504, "Timed out"),
-        ("launch", || CallError::Launch(Arc::new(LaunchError::Exited { exit: Exit { code: 1, oom_killed: false } })), 502, "Container failed to initialize"),
+        (
+            "launch",
+            || CallError::Launch(Arc::new(LaunchError::Exited { exit: Ended { exit: Exit { code: 1, oom_killed: false }, memory_mib: 64 } })),
+            502,
+            "Container failed to initialize",
+        ),
         ("internal", || CallError::Internal("secret".to_owned()), 500, "internal server error"),
     ];
     let mut setup = Setup::new();

@@ -1,6 +1,7 @@
 //! Reading a response's body to its end, and being called off from it.
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -78,6 +79,15 @@ impl BodyReader {
             conn.interruptible.store(true, Ordering::SeqCst);
         }
         Interrupter { conn: self.conn.as_ref().map(Arc::downgrade).unwrap_or_default() }
+    }
+
+    /// `None` where the body has an end or somebody may interrupt it.
+    pub(super) fn into_stream(mut self) -> Option<(OwnedFd, Vec<u8>)> {
+        if !matches!(self.left, Left::UntilClose) {
+            return None;
+        }
+        let conn = Arc::into_inner(self.conn.take()?)?;
+        Some((conn.fd, self.inbox.unread().to_vec()))
     }
 
     pub(super) fn all(&mut self, limit: usize) -> Result<Vec<u8>, ClientError> {

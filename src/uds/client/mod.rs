@@ -169,6 +169,15 @@ impl Client {
         self.exchange(fd, &head, request)
     }
 
+    /// The same on a connection of its own, never a kept one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn send_alone(&self, request: &mut Request<'_>) -> Result<Response, ClientError> {
+        let head = request_head(request)?;
+        self.exchange(self.connect(request.connect_within)?, &head, request)
+    }
+
     fn connect(&self, within: Duration) -> Result<OwnedFd, ClientError> {
         let until = Instant::now() + within;
         let mut delay = Duration::from_millis(1);
@@ -190,47 +199,57 @@ impl Client {
     }
 
     fn exchange(&self, fd: OwnedFd, head: &[u8], request: &mut Request<'_>) -> Result<Response, ClientError> {
-        let limit = request.head_within;
-        let whole = match send_request(&fd, head, &mut request.body, limit) {
-            Ok(whole) => whole,
-            // The server may have answered before it closed; that answer counts.
-            Err(ClientError::Closed { .. }) => false,
-            Err(e) => return Err(e),
-        };
-        let mut inbox = Inbox::default();
-        let until = Instant::now() + limit;
-        let mut interim = 0;
-        loop {
-            if let Some(head) = parse_head(&inbox, request.method == "HEAD")? {
-                inbox.consume(head.len);
-                if (100..200).contains(&head.status) && head.status != 101 {
-                    interim += 1;
-                    if interim > MAX_INTERIM {
-                        return Err(ClientError::Malformed { what: "too many interim responses" });
-                    }
-                    continue;
-                }
-                return Ok(self.response(fd, head, inbox, whole, request.idle_within));
-            }
-            let begun = !inbox.is_empty() || interim > 0;
-            match fill(&fd, &mut inbox, ROOM, Phase::Head, Some((until, limit)), self.stop.as_deref()) {
-                Ok(1..) => {}
-                Ok(0) | Err(ClientError::Closed { .. }) if begun => return Err(ClientError::Malformed { what: "the response's head is cut short" }),
-                Ok(0) => return Err(ClientError::Closed { phase: Phase::Head }),
-                Err(e) => return Err(e),
-            }
-        }
+        exchange(fd, head, request, Some(&self.idle), self.stop.as_ref())
     }
+}
 
-    fn response(&self, fd: OwnedFd, head: OwnedHead, inbox: Inbox, whole: bool, idle_within: Option<Duration>) -> Response {
-        let conn = Conn { fd, interrupted: AtomicBool::new(false), interruptible: AtomicBool::new(false) };
-        let home = (whole && head.keep_alive).then(|| self.idle.clone());
-        Response {
-            status: head.status,
-            head: head.bytes,
-            fields: head.fields,
-            framing: head.framing,
-            body: BodyReader::new(conn, inbox, head.framing, idle_within, home, self.stop.clone()),
+/// Sends over a connection of the caller's making (a non-blocking stream
+/// socket), which is not used again afterwards.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn send_over(fd: OwnedFd, request: &mut Request<'_>) -> Result<Response, ClientError> {
+    let head = request_head(request)?;
+    exchange(fd, &head, request, None, None)
+}
+
+fn exchange(fd: OwnedFd, head: &[u8], request: &mut Request<'_>, home: Option<&Arc<Idle>>, stop: Option<&Arc<Stop>>) -> Result<Response, ClientError> {
+    let limit = request.head_within;
+    let whole = match send_request(&fd, head, &mut request.body, limit) {
+        Ok(whole) => whole,
+        // The server may have answered before it closed; that answer counts.
+        Err(ClientError::Closed { .. }) => false,
+        Err(e) => return Err(e),
+    };
+    let mut inbox = Inbox::default();
+    let until = Instant::now() + limit;
+    let mut interim = 0;
+    loop {
+        if let Some(head) = parse_head(&inbox, request.method == "HEAD")? {
+            inbox.consume(head.len);
+            if (100..200).contains(&head.status) && head.status != 101 {
+                interim += 1;
+                if interim > MAX_INTERIM {
+                    return Err(ClientError::Malformed { what: "too many interim responses" });
+                }
+                continue;
+            }
+            let home = home.filter(|_| whole && head.keep_alive).cloned();
+            let conn = Conn { fd, interrupted: AtomicBool::new(false), interruptible: AtomicBool::new(false) };
+            return Ok(Response {
+                status: head.status,
+                head: head.bytes,
+                fields: head.fields,
+                framing: head.framing,
+                body: BodyReader::new(conn, inbox, head.framing, request.idle_within, home, stop.cloned()),
+            });
+        }
+        let begun = !inbox.is_empty() || interim > 0;
+        match fill(&fd, &mut inbox, ROOM, Phase::Head, Some((until, limit)), stop.map(|s| &**s)) {
+            Ok(1..) => {}
+            Ok(0) | Err(ClientError::Closed { .. }) if begun => return Err(ClientError::Malformed { what: "the response's head is cut short" }),
+            Ok(0) => return Err(ClientError::Closed { phase: Phase::Head }),
+            Err(e) => return Err(e),
         }
     }
 }
@@ -267,6 +286,12 @@ impl Response {
     /// The body as a stream.
     pub fn reader(self) -> BodyReader {
         self.body
+    }
+
+    /// The connection itself, once it speaks something else than HTTP, and
+    /// what was received of that already.
+    pub fn into_stream(self) -> Option<(OwnedFd, Vec<u8>)> {
+        self.body.into_stream()
     }
 
     /// A handle for other threads to end the reading of this body.

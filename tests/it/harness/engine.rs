@@ -56,6 +56,13 @@ pub(crate) fn kill(container: &Value) {
     assert_eq!(response.status, 204, "{response:?}");
 }
 
+/// Removes a container behind the server's back, running or not.
+pub(crate) fn remove(container: &Value) {
+    let id = container["Id"].as_str().expect("id");
+    let response = ask("DELETE", &format!("/containers/{id}?force=1"), &[]).expect("the engine removes");
+    assert_eq!(response.status, 204, "{response:?}");
+}
+
 /// The image of a sample function, built and loaded when it is not there yet.
 pub(crate) fn image(function: &'static str) -> String {
     static IMAGES: [(&str, OnceLock<String>); 3] = [("echo", OnceLock::new()), ("hello", OnceLock::new()), ("hostile", OnceLock::new())];
