@@ -38,9 +38,9 @@ pub(super) enum Command {
     Invoke(Invoke),
     /// Build a function's folder and make the server run it
     Deploy(Deploy),
-    /// The engine's images
-    #[command(subcommand, visible_alias = "images")]
-    Image(Image),
+    /// Images: the engine's, or those of hob's own store
+    #[command(visible_alias = "images")]
+    Image(ImageArgs),
     /// This program's version, and the server's
     Version,
 }
@@ -211,14 +211,52 @@ pub(super) struct Deploy {
     /// The app it goes to; made when missing
     #[arg(long, default_value = "default")]
     pub(super) app: String,
+    #[command(flatten)]
+    pub(super) place: ImagePlace,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImageArgs {
+    #[command(subcommand)]
+    pub(super) command: Image,
+    #[command(flatten)]
+    pub(super) place: ImagePlace,
+}
+
+/// Where images lie.
+#[derive(Debug, Args)]
+pub(super) struct ImagePlace {
+    /// docker: the engine's images; sandbox: hob's own store, in HOB_DATA;
+    /// auto: the engine if one answers [default: HOB_DRIVER]
+    #[arg(long, global = true, value_name = "DRIVER", value_parser = ["auto", "docker", "sandbox"])]
+    pub(super) driver: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Image {
-    /// Load a docker archive (docker save), - for standard input
-    Load { file: PathBuf },
-    /// The images the engine has
+    /// Load a saved image, - for standard input
+    ///
+    /// A docker archive (docker save). Hob's own store also takes OCI layouts
+    /// (skopeo copy … oci-archive:…, podman save --format oci-archive), and both
+    /// compressed with gzip or zstd.
+    Load {
+        file: PathBuf,
+        /// What it is called here; needed for archives that do not say it
+        #[arg(long, value_name = "IMAGE")]
+        name: Option<String>,
+    },
+    /// Pull an image from its registry, also if it is there already
+    ///
+    /// Credentials are those of `docker login` (FN_DOCKER_AUTH, or config.json in
+    /// DOCKER_CONFIG). A transfer that was cut goes on where it was. The time
+    /// limit is FN_HOT_PULL_TIMEOUT_MSECS.
+    Pull { image: String },
+    /// All images that have a name
     List,
     /// Remove an image
     Remove { image: String },
+    /// Remove what no image needs: layers, unpacked roots, cut transfers
+    ///
+    /// Of hob's own store. What a running function uses stays.
+    Prune,
 }

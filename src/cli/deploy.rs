@@ -3,7 +3,7 @@
 //!
 //! No registry takes part: a Dockerfile is built by the engine; else hob makes
 //! a single-layer image of the folder's files (or of the program `cargo build`
-//! gave) and loads it. The image's id is kept as an annotation, so that the
+//! gave) and loads it, into the engine or into its own store. The image's id is kept as an annotation, so that the
 //! same name with other contents still means new containers.
 
 use std::fs;
@@ -18,6 +18,7 @@ use super::error::CliError;
 use super::funcfile::{self, FuncFile};
 use super::http::{Server, encode, id};
 use super::image::{self, Content, Entry, ImageSpec};
+use super::images::Place;
 use super::resources::{fn_endpoint, trigger_endpoint};
 use super::{Output, images, progress};
 use crate::docker::Images;
@@ -54,21 +55,24 @@ pub(super) fn deploy(server: &Server, what: &Deploy, as_json: bool) -> Result<Ou
     // Before anything slow: does the server answer?
     let app = server.find_app(&what.app)?;
 
-    let engine = images::engine()?;
-    let before = engine.id(&image)?;
+    let place = images::place(what.place.driver.as_deref())?;
+    let before = place.id(&image)?;
     match way {
-        Way::Dockerfile => build(&engine, &folder, &image)?,
-        Way::Cargo => load(&engine, &image, &file, cargo_entries(&folder, &name)?)?,
-        Way::Files => load(&engine, &image, &file, folder_entries(&folder)?)?,
+        Way::Dockerfile => match &place {
+            Place::Engine(engine) => build(engine, &folder, &image)?,
+            Place::Store { .. } => return Err(CliError::NoDockerfile { folder }),
+        },
+        Way::Cargo => load(&place, &image, &file, cargo_entries(&folder, &name)?)?,
+        Way::Files => load(&place, &image, &file, folder_entries(&folder)?)?,
         Way::Ready => {}
     }
-    let image_id = engine.id(&image)?;
+    let image_id = place.id(&image)?;
     if image_id.is_none() {
         progress(&format!("image {image} is not there yet: the server will pull it at the first call"));
     }
 
     if let Some(old) = before.filter(|old| image_id.as_ref() != Some(old)) {
-        drop_nameless(&engine, &old)?;
+        place.drop_nameless(&old)?;
     }
 
     let app = match app {
@@ -121,18 +125,6 @@ fn image_name(app: &str, name: &str, file: &FuncFile) -> Result<String, CliError
     Ok(image)
 }
 
-/// Removes the image that a new one took the name from, unless it has another
-/// name. One still in use stays; the engine's own pruning finds it.
-fn drop_nameless(engine: &Images, old: &str) -> Result<(), CliError> {
-    let nameless = |tags: Option<Vec<String>>| tags.unwrap_or_default().iter().all(|t| t == "<none>:<none>");
-    if engine.list()?.into_iter().any(|row| row.id == old && nameless(row.repo_tags))
-        && let Err(e) = engine.remove(old)
-    {
-        progress(&format!("the image before this one stays: {e}"));
-    }
-    Ok(())
-}
-
 /// The folder as the context of a build.
 fn build(engine: &Images, folder: &Path, image: &str) -> Result<(), CliError> {
     let entries = image::collect(folder, &[".git"])?;
@@ -151,7 +143,7 @@ fn build(engine: &Images, folder: &Path, image: &str) -> Result<(), CliError> {
 }
 
 /// A single-layer image of these files.
-fn load(engine: &Images, image: &str, file: &FuncFile, files: Files) -> Result<(), CliError> {
+fn load(place: &Place, image: &str, file: &FuncFile, files: Files) -> Result<(), CliError> {
     let mut entrypoint = if file.entrypoint.is_empty() { files.entrypoint } else { file.entrypoint.clone() };
     let mut cmd = file.cmd.clone();
     if let Some(program) = if entrypoint.is_empty() { cmd.first_mut() } else { entrypoint.first_mut() } {
@@ -162,14 +154,14 @@ fn load(engine: &Images, image: &str, file: &FuncFile, files: Files) -> Result<(
     let mut layer = image::scratch()?;
     let archive = BufWriter::new(image::scratch()?);
     let (new_id, archive) = image::write_image(&spec, &files.entries, &mut layer, archive)?;
-    if engine.id(image)?.as_deref() == Some(&new_id) {
+    if place.id(image)?.as_deref() == Some(&new_id) {
         progress(&format!("image {image} is up to date"));
         return Ok(());
     }
     let mut archive = archive.into_inner().map_err(|e| CliError::Output { source: e.into_error() })?;
     archive.rewind().map_err(|source| CliError::Output { source })?;
     progress(&format!("loading image {image}"));
-    engine.load(&mut archive)?;
+    place.load(&mut archive, None)?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::funcfile::FuncFileError;
 use super::image::ArchiveError;
 use crate::config::ConfigError;
 use crate::docker::{DockerOpenError, EngineError};
+use crate::sandbox::images::{ImageError, OpenError};
 
 /// A command failed.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,18 @@ pub enum CliError {
     EngineOpen(#[from] Box<DockerOpenError>),
     #[error("{0}")]
     Engine(#[from] EngineError),
+    #[error("cannot open hob's own image store: {0}")]
+    StoreOpen(#[from] OpenError),
+    #[error("{0}")]
+    Image(#[from] ImageError),
+    #[error("{what} is for hob's own image store (--driver sandbox); the engine has its own tools for that")]
+    OwnStoreOnly { what: &'static str },
+    #[error("an image is being added right now: try again when it is there")]
+    StoreBusy,
+    #[error("{text}")]
+    PullFailed { text: String },
+    #[error("{} needs a Dockerfile's builder, which only a container engine has: use --driver docker, or `entrypoint:` (and `run_image:`) in func.yaml", folder.display())]
+    NoDockerfile { folder: PathBuf },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot read standard input: {source}")]
@@ -70,7 +83,19 @@ impl CliError {
     /// 1: asked and refused. 2: could not ask, or asked wrongly.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Refused { .. } | CliError::NotFound { .. } | CliError::CallFailed { .. } | CliError::CargoFailed { .. } => 1,
+            CliError::Refused { .. }
+            | CliError::NotFound { .. }
+            | CliError::CallFailed { .. }
+            | CliError::CargoFailed { .. }
+            | CliError::PullFailed { .. }
+            | CliError::StoreBusy => 1,
+            CliError::Image(e) => {
+                if e.is_refusal() {
+                    1
+                } else {
+                    2
+                }
+            }
             CliError::Engine(e) => {
                 if e.status().is_some() {
                     1
@@ -94,6 +119,9 @@ impl CliError {
             | CliError::Programs { .. }
             | CliError::NotStatic { .. }
             | CliError::EngineOpen(_)
+            | CliError::StoreOpen(_)
+            | CliError::OwnStoreOnly { .. }
+            | CliError::NoDockerfile { .. }
             | CliError::Read { .. }
             | CliError::Input { .. }
             | CliError::Output { .. } => 2,

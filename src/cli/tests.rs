@@ -191,8 +191,9 @@ fn the_token_goes_to_management_and_not_to_functions() {
 
 /// An engine, or `None` with the reason printed; in CI none is a failure.
 fn engine() -> Option<crate::docker::Images> {
-    match images::engine() {
-        Ok(engine) => Some(engine),
+    match images::place(Some("docker")) {
+        Ok(images::Place::Engine(engine)) => Some(*engine),
+        Ok(place) => panic!("{place:?}"),
         Err(e) => {
             #[allow(clippy::disallowed_methods, reason = "tests ask whether this is CI")]
             let ci = std::env::var_os("CI").is_some();

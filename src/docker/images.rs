@@ -159,6 +159,16 @@ impl Images {
         Ok(())
     }
 
+    /// Pulls, also if it is there: a tag may have moved.
+    ///
+    /// # Errors
+    /// The name is not one, or the pull failed or took too long.
+    pub fn refresh(&self, image: &str, until: Instant) -> Result<(), LaunchError> {
+        let limit = until.saturating_duration_since(Instant::now());
+        let name = ImageName::parse(image).map_err(|e| LaunchError::Pull { image: image.to_owned(), status: Some(400), text: e.to_string() })?;
+        self.pull_shared(&name, until).map_err(|failure| failure.launch_error(image, limit))
+    }
+
     pub(super) fn believe(&self, image: &str) {
         let mut seen = self.seen.lock();
         if seen.len() >= MAX_SEEN {

@@ -26,6 +26,7 @@ mod limits;
 mod load;
 mod logs;
 mod main_job;
+mod oci;
 mod parked;
 mod process;
 mod programs;

@@ -69,6 +69,11 @@ impl ImageError {
         }
     }
 
+    /// Asked, and the answer is no; else it could not be asked, or was asked wrongly.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, ImageError::Name(_) | ImageError::Away { .. } | ImageError::TimedOut { .. } | ImageError::Io { .. })
+    }
+
     /// To travel through a `Read` or `Write`.
     pub(super) fn into_io(self) -> io::Error {
         io::Error::other(self)

@@ -29,7 +29,7 @@ pub(crate) fn answers() -> bool {
 }
 
 /// HTTP/1.0: the engine then never chunks its answers.
-fn ask(method: &str, target: &str, body: &[u8]) -> std::io::Result<Response> {
+pub(crate) fn ask(method: &str, target: &str, body: &[u8]) -> std::io::Result<Response> {
     let mut stream = UnixStream::connect(SOCKET)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(&request("HTTP/1.0", method, target, &[("Content-Type", "application/x-tar")], body))?;

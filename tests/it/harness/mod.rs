@@ -36,7 +36,7 @@ pub(crate) fn wait_until<T>(what: &str, limit_s: u64, mut look: impl FnMut() -> 
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    tag: String,
+    pub(crate) tag: String,
 }
 
 impl Folder {
