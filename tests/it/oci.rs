@@ -146,6 +146,7 @@ fn what_docker_and_skopeo_save_unpacks_to_what_docker_runs() {
     let name = format!("hob-test-oci/{}:1", folder.tag.to_lowercase());
     build(&name);
     let (saved, tree) = save_and_export(&name);
+    assert!(tree.len() > 100 && tree.contains_key("a/renamed") && tree.contains_key("file/in") && !tree.contains_key("gone/deep"), "{tree:?}");
     let docker = folder.path.join("docker.tar");
     std::fs::write(&docker, &saved).expect("written");
     run(hob(&folder).args(["image", "load"]).arg(&docker));
