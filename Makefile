@@ -11,12 +11,13 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile probe
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test conformance check bench bench-sched bench-cold bench-import bench-calls perf static doc clean functions
+.PHONY: help run test conformance fuzz check bench bench-sched bench-cold bench-import bench-calls perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
 	@echo "make test     every test, on the real container engine"
 	@echo "make conformance  answers of a server against docs/openapi.yaml (part of make test)"
+	@echo "make fuzz     random bytes for every parser, 10 s each (FUZZ_SECONDS)"
 	@echo "make check    formatting, lints, tests, documentation"
 	@echo "make bench    a hot call through hob, through nginx and direct"
 	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
@@ -53,6 +54,10 @@ test: functions
 conformance: functions
 	cargo build --bin hob
 	tools/conformance $(TARGET)/debug/hob $(TARGET)/functions/echo $(TARGET)
+
+# On the stable toolchain; needs g++ for the fuzzer itself. docs/TESTING.md.
+fuzz:
+	@tools/fuzz $(FUZZ_TARGETS)
 
 check: functions
 	cargo fmt --check

@@ -33,3 +33,7 @@ pub mod pool;
 
 // Leaves.
 pub mod metrics;
+
+// What must hold for any bytes: compiled for tests and for the fuzzer alone.
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -80,7 +80,7 @@ fn wrong<T>(key: &str, what: impl Into<String>) -> Result<T, FieldError> {
     Err(FieldError { key: key.to_owned(), what: what.into() })
 }
 
-fn interpret(node: &Node) -> Result<FuncFile, FieldError> {
+pub(super) fn interpret(node: &Node) -> Result<FuncFile, FieldError> {
     let Node::Map(pairs) = node else { return wrong("the file", "it must be a map of keys to values") };
     let mut file = FuncFile::default();
     for (key, value) in pairs {

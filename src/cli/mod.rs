@@ -13,6 +13,8 @@ mod calls;
 mod deploy;
 mod error;
 mod funcfile;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod http;
 mod ignore;
 pub mod image;

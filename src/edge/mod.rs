@@ -28,6 +28,8 @@ mod conn;
 mod cors;
 mod fields;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod poll;
 mod receipt;
 mod reply;

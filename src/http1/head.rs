@@ -99,6 +99,9 @@ type Slots<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 /// # Errors
 /// See [`HeadError`]; a head that is not complete within `max_bytes` is one.
 pub fn parse_request<'b>(buf: &'b [u8], max_bytes: usize) -> Result<Option<RequestHead<'b>>, HeadError> {
+    if buf == b"\r" {
+        return Ok(None); // its LF may be on the way
+    }
     let skipped = if buf.starts_with(b"\r\n") { 2 } else { 0 };
     let text = &buf[skipped..];
     if matches!(text.first(), Some(b'\r' | b'\n')) {

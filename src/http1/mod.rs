@@ -11,6 +11,8 @@
 mod chunked;
 pub mod fields;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 #[cfg(test)]
 mod tests;

@@ -132,6 +132,8 @@ fn requests_that_must_pass() {
     for (text, wanted) in cases {
         assert_eq!(request(text).map(|r| r.0), Ok(*wanted), "{}", text.escape_ascii());
     }
+    assert_eq!(parse_request(b"\r", MAX), Ok(None));
+    assert_eq!(parse_request(b"\r\n", MAX), Ok(None));
     let head = parse_request(b"\r\nPUT /a HTTP/1.1\r\nA: 1\r\na:\t2 \r\nB:\r\n\r\nrest", MAX).expect("valid").expect("complete");
     assert_eq!((head.method, head.target, head.minor), ("PUT", "/a", 1));
     assert_eq!(head.len, b"\r\nPUT /a HTTP/1.1\r\nA: 1\r\na:\t2 \r\nB:\r\n\r\n".len());

@@ -6,6 +6,8 @@
 //! Does not: store anything, know HTTP or containers.
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod id;
 mod input;
 mod limits;

@@ -29,6 +29,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("respond", &["call", "model"]),
     ("pool", &[]),
     ("metrics", &[]),
+    // Of tests and of the fuzzer only.
+    ("fuzz", &["cli", "edge", "http1", "model", "sandbox"]),
 ];
 
 struct Source {
@@ -64,7 +66,7 @@ impl Source {
         self.path.components().any(|c| {
             let name = c.as_os_str().to_string_lossy();
             let name = name.trim_end_matches(".rs");
-            ["tests", "testing", "schedules"].contains(&name) || name.starts_with("tests_") || name.ends_with("_tests")
+            ["tests", "testing", "schedules", "fuzz"].contains(&name) || name.starts_with("tests_") || name.ends_with("_tests")
         })
     }
 

@@ -10,6 +10,8 @@ mod digest;
 mod document;
 mod error;
 mod flights;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod layer;
 mod limits;
 mod load;
