@@ -47,7 +47,7 @@ functions:
 test: functions
 	cd functions/fdk && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo test
 	cargo test
-	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip load::crowds --skip escape:: --skip a_pull_ --skip a_missing_image
+	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip load::crowds --skip escape::
 	$(MAKE) conformance
 
 # Asks a server what docs/openapi.yaml says, and compares the answers.
@@ -78,6 +78,7 @@ bench-import:
 
 bench-cold:
 	cargo bench --bench cold -- --write $(BENCH_FLAGS)
+	cargo bench --bench sandbox -- --write $(BENCH_FLAGS)
 
 bench-calls:
 	cargo bench --bench calls -- --write $(BENCH_FLAGS)

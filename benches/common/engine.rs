@@ -26,7 +26,7 @@ pub(crate) fn prepare() -> Result<(), Failure> {
     if import.wait()?.success() { Ok(()) } else { Err("docker import failed".into()) }
 }
 
-fn build() -> Result<PathBuf, Failure> {
+pub(crate) fn build() -> Result<PathBuf, Failure> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("functions");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("functions/echo");
     let built = Command::new(env!("CARGO")).args(["build", "--release", "--quiet"]).current_dir(source).env("CARGO_TARGET_DIR", &target).status()?;
