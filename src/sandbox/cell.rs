@@ -284,22 +284,19 @@ fn become_function(alone: &Alone, common: &Common, line: &OwnedFd, users: &Owned
     standard_streams(out, err)?;
     become_user(common, users, go)?;
     let program = Program::new(go);
-    match sys::fork(alone, Spaces::NONE).step("fork")? {
-        Forked::Parent { pid, .. } => {
-            filter(common)?;
-            Ok(pid)
-        }
-        Forked::Child => {
+    // Once for both: to put it on costs more than the fork.
+    filter(common)?;
+    match sys::fork_filtered(alone).step("fork")? {
+        Some(pid) => Ok(pid),
+        None => {
             let _ = rustix::process::setsid();
-            let failed = filter(common).map_or_else(|failed| failed, |()| program.run());
-            tell(line.as_fd(), &failed);
+            tell(line.as_fd(), &program.run());
             sys::exit(NOT_EXECUTED)
         }
     }
 }
 
-/// From here on only the listed system calls, for ever: `clone3` is none of
-/// them, so the fork comes first.
+/// From here on only the listed system calls, for ever.
 fn filter(common: &Common) -> Result<(), Failed> {
     common.filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(|_| Failed("system call filter", Errno::INVAL)))
 }

@@ -36,7 +36,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::PollFlags;
@@ -57,6 +57,8 @@ use wire::{Go, Limit};
 
 /// The user of every function, unless privileges are left on.
 const FUNCTION_USER: root::Identity = root::Identity { uid: 1000, gid: 1000, groups: Vec::new() };
+/// Reading and unpacking `FN_DOCKER_LOAD_FILE`.
+const LOAD_WITHIN: Duration = Duration::from_secs(600);
 /// /tmp of a function without a memory limit, bytes.
 const TMP_BYTES: u64 = 64 << 20;
 /// Roots whose mount points were seen to.
@@ -76,6 +78,10 @@ pub enum SandboxOpenError {
     Strict { missing: String },
     #[error("the sandbox needs root: run hob as root, or use docker")]
     NotRoot,
+    #[error("cannot read images from {}: {source}", path.display())]
+    LoadFile { path: PathBuf, source: std::io::Error },
+    #[error("cannot load images in {}: {source}", path.display())]
+    Load { path: PathBuf, source: images::ImageError },
     #[error("cannot hold a descriptor: {source}")]
     Stop { source: std::io::Error },
 }
@@ -104,6 +110,10 @@ impl Sandbox {
             return Err(SandboxOpenError::NotRoot);
         }
         let images = Images::open(&data.join("images"), images::Options::of(config, limits)?)?;
+        let call_off = Stop::new().map_err(|source| SandboxOpenError::Stop { source })?;
+        if let Some(path) = &limits.load_file {
+            load_file(&images, path, &call_off)?;
+        }
         let groups = Cgroups::open(store);
         let swept = groups.sweep();
         let missing: Vec<String> = groups.missing().iter().map(|c| format!("the {c} cgroup")).collect();
@@ -113,7 +123,6 @@ impl Sandbox {
         log::debug!("sandbox: cgroups {}", groups.name());
         let options = Options { program, base: config.base, own_net: !config.host_network, parked: config.parked };
         let keeper = Keeper::open(options, groups)?;
-        let call_off = Stop::new().map_err(|source| SandboxOpenError::Stop { source })?;
         let (limits, config) = (limits.clone(), config.clone());
         Ok(Sandbox { keeper, images, limits, config, missing, prepared: Mutex::default(), call_off, swept })
     }
@@ -262,6 +271,14 @@ fn outputs(spec: &ContainerSpec, sink: &dyn ExitSink) -> Vec<OwnedFd> {
             Vec::new()
         }
     }
+}
+
+/// `FN_DOCKER_LOAD_FILE`, into the store.
+fn load_file(images: &Images, path: &Path, stop: &Stop) -> Result<(), SandboxOpenError> {
+    let mut file = std::fs::File::open(path).map_err(|source| SandboxOpenError::LoadFile { path: path.to_owned(), source })?;
+    let loaded = images.load(&mut file, None, Instant::now() + LOAD_WITHIN, stop).map_err(|source| SandboxOpenError::Load { path: path.to_owned(), source })?;
+    log::info!("{}: loaded {}", path.display(), loaded.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().join(", "));
+    Ok(())
 }
 
 /// The line ends when the program is executed; a last word says why it is not.

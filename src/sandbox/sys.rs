@@ -32,7 +32,6 @@ pub(super) enum Forked {
 pub(super) struct Spaces(u64);
 
 impl Spaces {
-    pub(super) const NONE: Spaces = Spaces(0);
     pub(super) const USER: Spaces = Spaces(libc::CLONE_NEWUSER as u64);
     pub(super) const NET: Spaces = Spaces(libc::CLONE_NEWNET as u64);
     /// Processes, mounts, host name, System V and POSIX queues.
@@ -70,6 +69,18 @@ pub(super) fn fork(_alone: &Alone, spaces: Spaces) -> Result<Forked, Errno> {
         Ok(0) => Ok(Forked::Child),
         // SAFETY: the kernel wrote a new descriptor that nobody else knows of.
         Ok(pid) if pid > 0 => Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        _ => Err(last()),
+    }
+}
+
+/// fork(2) by the old call, which the filter lets pass: the child's number, or
+/// `None` in the child.
+pub(super) fn fork_filtered(_alone: &Alone) -> Result<Option<i32>, Errno> {
+    // SAFETY: as `fork`: no shared memory, no stack, no other thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(None),
+        Ok(pid) if pid > 0 => Ok(Some(pid)),
         _ => Err(last()),
     }
 }

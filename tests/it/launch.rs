@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::Server;
+use crate::harness::{Folder, Server, engine};
 
 #[test]
 fn a_missing_image_is_named_with_the_cause() {
@@ -16,6 +16,19 @@ fn a_missing_image_is_named_with_the_cause() {
     assert!(answer.message().contains("refused") || answer.message().contains("not found"), "the cause: {}", answer.message());
     assert!(server.containers().is_empty());
     server.stop();
+}
+
+#[test]
+fn images_are_loaded_at_the_start() {
+    let folder = Folder::new();
+    let name = format!("hob-test/loaded:{}", std::process::id());
+    let path = folder.path.join("image.tar");
+    std::fs::write(&path, engine::archive(&name, &std::fs::read(engine::program("echo")).expect("built"))).expect("written");
+    let Some(server) = Server::start_in(folder, &[("FN_DOCKER_LOAD_FILE", path.to_str().expect("UTF-8"))]) else { return };
+    let id = server.function_of("loaded", &name, json!({}));
+    assert_eq!(server.good_call(&id, &[], b"from the archive").text(), "from the archive");
+    server.stop();
+    engine::forget(&name);
 }
 
 /// A registry that accepts and never answers; the engine speaks to it as it

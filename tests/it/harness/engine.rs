@@ -70,6 +70,11 @@ pub(crate) fn image(function: &'static str) -> String {
     image.get_or_init(|| load(function)).clone()
 }
 
+/// Removes a test's own image, where there is an engine that has it.
+pub(crate) fn forget(name: &str) {
+    let _ = ask("DELETE", &format!("/images/{name}"), &[]);
+}
+
 /// The program of a sample function, built when it is not there yet.
 pub(crate) fn program(function: &'static str) -> PathBuf {
     static PROGRAMS: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
