@@ -33,7 +33,11 @@ pub(super) fn prepare(path: &Path) -> Result<(), RootError> {
     for name in MOUNT_POINTS {
         match openat2(&root, *name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT) {
             Ok(_) => {}
-            Err(Errno::NOENT) => mkdirat(&root, *name, Mode::from_raw_mode(0o755)).map_err(failed("make its mount points"))?,
+            Err(Errno::NOENT) => match mkdirat(&root, *name, Mode::from_raw_mode(0o755)) {
+                // Another start of the same image may have been here first.
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(failed("make its mount points")(e)),
+            },
             Err(e) => return Err(failed("use its mount points")(e)),
         }
     }
