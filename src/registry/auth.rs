@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde::{Deserialize, Serialize};
 
+use super::helper::{self, HelperError};
 use super::name::ImageName;
+use crate::pool::Stop;
+
+/// The name of the engine's default registry in helpers' stores.
+const HUB: &str = "https://index.docker.io/v1/";
 
 /// What a registry is shown. Empty fields are left out.
 #[derive(Clone, PartialEq, Eq, Default, Serialize)]
@@ -59,6 +65,17 @@ pub enum AuthError {
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     entries: Vec<(Vec<String>, Credentials)>,
+    /// The helper for every registry that has none of its own.
+    store: Option<String>,
+    /// Helpers by host.
+    helpers: BTreeMap<String, String>,
+}
+
+/// What is shown to a registry, and what was in the way of showing more.
+#[derive(Debug, Default)]
+pub struct Shown {
+    pub credentials: Credentials,
+    pub trouble: Option<HelperError>,
 }
 
 #[derive(Deserialize)]
@@ -75,8 +92,17 @@ struct Entry {
 
 #[derive(Deserialize)]
 struct File {
+    #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    #[serde(default, rename = "credsStore")]
+    store: Option<String>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: BTreeMap<String, String>,
 }
+
+/// A docker configuration, not the bare map of its registries: it has one of
+/// these. One without registries may have others only.
+const FILE_KEYS: [&str; 3] = ["auths", "credsStore", "credHelpers"];
 
 impl Registries {
     /// From `FN_DOCKER_AUTH`'s text, else from the first file that parses.
@@ -100,14 +126,17 @@ impl Registries {
         Ok(Registries::default())
     }
 
-    /// Parses `{"auths": {server: {"auth": base64}}}` or the bare inner map.
+    /// Parses `{"auths": {server: {"auth": base64}}}` or the bare inner map;
+    /// `credsStore` and `credHelpers` beside it name programs to ask.
     ///
     /// # Errors
     /// Not JSON of that form, or an entry that does not decode.
     pub fn parse(text: &str) -> Result<Registries, AuthError> {
-        let auths = match serde_json::from_str::<File>(text) {
-            Ok(file) => file.auths,
-            Err(_) => serde_json::from_str::<BTreeMap<String, Entry>>(text)?,
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        let File { auths, store, helpers } = if FILE_KEYS.iter().any(|key| value.get(key).is_some()) {
+            serde_json::from_value(value)?
+        } else {
+            File { auths: serde_json::from_value(value)?, store: None, helpers: BTreeMap::new() }
         };
         let mut entries = Vec::new();
         for (server, entry) in auths {
@@ -129,7 +158,25 @@ impl Registries {
             };
             entries.push((hosts(&server).ok_or_else(|| bad("the server is not a host or URL"))?, credentials));
         }
-        Ok(Registries { entries })
+        let helpers = helpers.into_iter().filter_map(|(server, helper)| Some((hosts(&server)?.into_iter().next()?, helper))).collect();
+        Ok(Registries { entries, store: store.filter(|s| !s.is_empty()), helpers })
+    }
+
+    /// The credentials for an image's registry. A helper is asked first, as
+    /// docker does; when it fails, what the file says is shown, and what was
+    /// wrong is kept for the words of a refusal.
+    pub fn show(&self, image: &ImageName, until: Instant, call_off: &Stop) -> Shown {
+        let host = if image.registry.is_empty() { "index.docker.io" } else { image.registry.as_str() };
+        let Some(name) = self.helpers.get(host).or(self.store.as_ref()) else { return Shown { credentials: self.lookup(image), trouble: None } };
+        let server = if image.registry.is_empty() || image.registry == "docker.io" { HUB } else { image.registry.as_str() };
+        match helper::ask(name, server, until, call_off) {
+            Ok(Some(credentials)) => Shown { credentials, trouble: None },
+            Ok(None) => Shown { credentials: self.lookup(image), trouble: None },
+            Err(trouble) => {
+                log::warn!("registry credentials for {host}: {trouble}");
+                Shown { credentials: self.lookup(image), trouble: Some(trouble) }
+            }
+        }
     }
 
     /// The credentials for an image's registry; empty ones if none are known.
@@ -238,6 +285,17 @@ mod tests {
         assert_eq!((found.password.as_str(), found.identitytoken.as_str()), ("", "t"));
         assert_eq!(known.len(), 1);
         assert!(!format!("{found:?}").contains('t') || !format!("{found:?}").contains("identitytoken"));
+    }
+
+    #[test]
+    fn helpers_are_found_in_the_file() {
+        let text = r#"{"credsStore":"desktop","credHelpers":{"https://r.io/v2/":"ecr"},"HttpHeaders":{"A":"b"}}"#;
+        let known = Registries::parse(text).expect("valid");
+        assert_eq!((known.store.as_deref(), known.helpers.get("r.io").map(String::as_str), known.len()), (Some("desktop"), Some("ecr"), 0));
+        assert!(Registries::parse("{}").expect("empty").is_empty());
+        let bad = Registries::parse(r#"{"credsStore":"../x"}"#).expect("valid");
+        let shown = bad.show(&image("r.io"), Instant::now(), &Stop::new().expect("a descriptor"));
+        assert!(shown.credentials == Credentials::default() && matches!(shown.trouble, Some(HelperError::Name { .. })));
     }
 
     #[test]
