@@ -110,6 +110,9 @@ settings! {
     FN_DISABLE_READONLY_ROOTFS Kind::Switch, "false", "writable container root";
     FN_DISABLE_UNPRIVILEGED_CONTAINERS Kind::Switch, "false", "run as the image's user, with capabilities";
     FN_IMAGE_ENABLE_VOLUME Kind::Switch, "false", "allow images with VOLUME";
+    HOB_IMAGE_ANY_PLATFORM Kind::Switch, "false", "allow images for other kinds of machines, where the engine's host emulates them";
+    FN_IMAGE_CLEAN_MAX_SIZE Kind::Count, "0", "above this many bytes of images the engine's longest unused ones are removed, whoever made them; 0 = never";
+    FN_IMAGE_CLEAN_EXEMPT_TAGS Kind::Text, "", "images (NAME:TAG, blank separated) that are never removed";
     FN_CONTAINER_LABEL_TAG Kind::Text, "", "extra label fn-agent-classifier on containers";
     FN_DOCKER_NETWORKS Kind::Text, "", "docker networks (blank or comma separated), containers are spread over them";
     FN_DOCKER_LOAD_FILE Kind::Text, "", "image tarball loaded at start";
@@ -204,6 +207,10 @@ pub struct DockerConfig {
     pub readonly_rootfs: bool,
     pub unprivileged: bool,
     pub allow_volume: bool,
+    pub any_platform: bool,
+    /// 0 = images are never removed.
+    pub clean_max_bytes: u64,
+    pub clean_exempt: Vec<String>,
     pub label_tag: Option<String>,
     pub networks: Vec<String>,
     pub load_file: Option<PathBuf>,
@@ -372,6 +379,9 @@ impl Raw {
             readonly_rootfs: !self.switch("FN_DISABLE_READONLY_ROOTFS"),
             unprivileged: !self.switch("FN_DISABLE_UNPRIVILEGED_CONTAINERS"),
             allow_volume: self.switch("FN_IMAGE_ENABLE_VOLUME"),
+            any_platform: self.switch("HOB_IMAGE_ANY_PLATFORM"),
+            clean_max_bytes: self.count("FN_IMAGE_CLEAN_MAX_SIZE"),
+            clean_exempt: self.text("FN_IMAGE_CLEAN_EXEMPT_TAGS").split_whitespace().map(str::to_owned).collect(),
             label_tag: self.optional("FN_CONTAINER_LABEL_TAG"),
             networks: words(&self.text("FN_DOCKER_NETWORKS")),
             load_file: self.optional("FN_DOCKER_LOAD_FILE").map(PathBuf::from),

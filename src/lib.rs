@@ -5,6 +5,7 @@
 // The outside.
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod server;
 
 // One call, from the listener to the function and back.

@@ -63,6 +63,59 @@ pub struct Parked {
 /// Networks made ready for container starts, process-wide.
 pub static PARKED: Parked = Parked { ready: Gauge::new(), used: Counter::new(), missed: Counter::new() };
 
+/// Images removed by the cleaner.
+pub static IMAGES_CLEANED: Counter = Counter::new();
+
+/// Why an image could not be pulled, as far as it can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullCause {
+    NotFound,
+    Denied,
+    NoSpace,
+    TimedOut,
+    Other,
+}
+
+impl PullCause {
+    /// All of them, with the word of each.
+    pub const ALL: [(PullCause, &'static str); 5] = [
+        (PullCause::NotFound, "not_found"),
+        (PullCause::Denied, "denied"),
+        (PullCause::NoSpace, "no_space"),
+        (PullCause::TimedOut, "timed_out"),
+        (PullCause::Other, "other"),
+    ];
+}
+
+/// Image pulls.
+#[derive(Debug)]
+pub struct Pulls {
+    /// Under way now.
+    pub running: Gauge,
+    pub done: Counter,
+    /// In the order of [`PullCause::ALL`].
+    pub failed: [Counter; 5],
+    /// Time of all that ended, well or not.
+    pub millis: Counter,
+    /// Fetched by those that ended well.
+    pub bytes: Counter,
+}
+
+impl Pulls {
+    /// One took `took` and failed of `failure`, if it did.
+    pub fn ended(&self, took: std::time::Duration, failure: Option<PullCause>) {
+        self.millis.add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        match failure.and_then(|cause| PullCause::ALL.iter().position(|(c, _)| *c == cause)) {
+            Some(at) => self.failed[at].add(1),
+            None => self.done.add(1),
+        }
+    }
+}
+
+/// Image pulls, process-wide.
+pub static PULLS: Pulls =
+    Pulls { running: Gauge::new(), done: Counter::new(), failed: [const { Counter::new() }; 5], millis: Counter::new(), bytes: Counter::new() };
+
 /// Memory (bytes) and CPU (thousandths) given to containers, and free.
 #[derive(Debug, Default)]
 pub struct Utilisation {

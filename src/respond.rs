@@ -108,6 +108,12 @@ fn launch_answer(error: &LaunchError) -> Answer {
             Answer::new(504, format!("Image pull timed out: '{image}' was not there after {} s (FN_HOT_PULL_TIMEOUT_MSECS)", limit.as_secs()))
         }
         LaunchError::ImageVolume { image } => Answer::new(400, format!("image has Volume definition: '{image}' (FN_IMAGE_ENABLE_VOLUME allows it)")),
+        LaunchError::ImagePlatform { image, has, needs } => Answer::new(
+            400,
+            format!(
+                "image '{image}' is for {has}, this host runs {needs}: build it for that (where the host emulates others, HOB_IMAGE_ANY_PLATFORM allows it)"
+            ),
+        ),
         LaunchError::Engine { step, text } => Answer::new(502, format!("{INIT_FAILED}: the container engine failed at {step}: {text}")),
         LaunchError::EngineAway { step, text } => Answer::new(503, format!("{BUSY}: the container engine does not answer ({step}: {text})")).retry(15),
         LaunchError::Exited { exit } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared: {exit}")),
@@ -177,6 +183,7 @@ pub fn model_answer(error: &ModelError) -> Answer {
         E::AnnotationValueLength => (400, "Invalid annotation value length, annotation values may not be larger than 512 bytes when serialized as JSON"),
         E::AnnotationCount => (400, "Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)"),
 
+        E::AnnotationPull => return Answer::new(400, "Invalid annotation value, hob/pull must be \"if-missing\", \"always\" or \"never\""),
         E::AnnotationLimit { key, most } => return Answer::new(400, format!("Invalid annotation value, {key} must be a whole number of at most {most}")),
         E::ConfigKeyEmpty => (400, "Invalid config, keys must not be empty"),
         E::ConfigKeyInvalid { key } => {

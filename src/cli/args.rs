@@ -41,6 +41,12 @@ pub(super) enum Command {
     /// Images: the engine's, or those of hob's own store
     #[command(visible_alias = "images")]
     Image(ImageArgs),
+    /// Look at this host: engine, folders, port, limits; says what to do
+    Doctor {
+        /// Also pull this image
+        #[arg(long, value_name = "NAME")]
+        image: Option<String>,
+    },
     /// This program's version, and the server's
     Version,
 }

@@ -11,6 +11,7 @@
 mod args;
 mod calls;
 mod deploy;
+mod doctor;
 mod error;
 mod funcfile;
 #[cfg(any(test, fuzzing))]
@@ -105,6 +106,7 @@ fn run(cli: &Cli) -> Result<Output, CliError> {
         Command::Invoke(what) => invoke::invoke(&server()?, what),
         Command::Deploy(what) => deploy::deploy(&server()?, what, cli.json),
         Command::Image(command) => images::images(command, cli.json),
+        Command::Doctor { image } => doctor::doctor(image.as_deref(), cli.json),
         Command::Version => version(&server()?, cli.json),
     }
 }

@@ -44,8 +44,6 @@ foreign! {
     FN_DS_DB_PING_MAX_RETRIES Warned, "the store is a file in the data folder: it opens or it does not";
     FN_HOT_POLL_MSECS Warned, "nothing polls: a container that comes free is handed to the oldest waiting call";
     FN_EXECUTION_HEADROOM Warned, "a call's limits are the function's timeout and HOB_MAX_WAIT_MSECS";
-    FN_IMAGE_CLEAN_MAX_SIZE Warned, "images are not removed: let `docker image prune` run from a timer";
-    FN_IMAGE_CLEAN_EXEMPT_TAGS Warned, "images are not removed";
     FN_IOFS_TMPFS Warned, "put FN_IOFS_PATH on a tmpfs of its own";
     FN_IOFS_OPTS Warned, "put FN_IOFS_PATH on a tmpfs mounted with the options you want";
     FN_EXPERIMENTAL_PREFORK_POOL_SIZE Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
@@ -129,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_off_is_not_mentioned() {
-        assert_eq!(said(&[("FN_IMAGE_CLEAN_MAX_SIZE", "0"), ("FN_IOFS_TMPFS", "false"), ("DOCKER_TLS_VERIFY", "")]), (Vec::new(), Vec::new()));
+        assert_eq!(said(&[("FN_ZIPKIN_URL", ""), ("FN_IOFS_TMPFS", "false"), ("DOCKER_TLS_VERIFY", "")]), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::containers::passing;
 use super::engine::{Ask, EngineError, Op};
-use super::images::{Images, progress};
+use super::images::Images;
+use super::pull::{progress, words};
 use crate::registry::encode;
 
 /// A step of a Dockerfile may say nothing for so long (a compiler, a download).
@@ -30,7 +31,7 @@ impl Images {
         let target = format!("/build?t={}&rm=1&forcerm=1", encode(tag, false));
         let mut stream = self.engine.open(&Ask::new(Op::BuildImage, tag, "POST", target), Some(STEP_SILENCE), context)?;
         while let Some(line) = stream.line()? {
-            if let Some(text) = progress(Op::BuildImage, tag, &line)? {
+            if let Some(text) = words(&progress(Op::BuildImage, tag, &line)?) {
                 said(&text);
             }
         }

@@ -38,6 +38,7 @@ pub enum Op {
     Unpause,
     Remove,
     List,
+    ReadFile,
 }
 
 /// Bounds of one request.
@@ -72,6 +73,7 @@ impl Op {
             Op::Unpause => "unpause",
             Op::Remove => "remove",
             Op::List => "list",
+            Op::ReadFile => "read a file of",
         }
     }
 
@@ -84,7 +86,7 @@ impl Op {
     /// themselves: the engine may have done what it could not answer.
     const fn limits(self) -> Limits {
         let (answer, retry) = match self {
-            Op::Ping | Op::Version | Op::Info => (10, 0),
+            Op::Ping | Op::Version | Op::Info | Op::ReadFile => (10, 0),
             Op::InspectImage | Op::InspectVolume | Op::Inspect => (30, 3),
             Op::List | Op::ListImages => (60, 3),
             Op::Create | Op::Start => (60, 0),
@@ -242,6 +244,11 @@ pub struct Version {
     pub api_version: String,
     #[serde(default, rename = "MinAPIVersion")]
     pub min_api_version: String,
+    /// `linux`, `amd64`: what its images must be for.
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub arch: String,
     #[serde(default)]
     pub components: Option<Vec<Component>>,
 }
@@ -398,7 +405,10 @@ mod tests {
 
     #[test]
     fn prefixes() {
-        let prefix = |api: &str, min: &str| Version { version: "x".into(), api_version: api.into(), min_api_version: min.into(), components: None }.prefix();
+        let prefix = |api: &str, min: &str| {
+            Version { version: "x".into(), api_version: api.into(), min_api_version: min.into(), os: String::new(), arch: String::new(), components: None }
+                .prefix()
+        };
         assert_eq!(prefix("1.41", "1.12"), "/v1.41");
         assert_eq!(prefix("1.52", "1.44"), "/v1.44");
         assert_eq!(prefix("1.33", "1.12"), "/v1.33");

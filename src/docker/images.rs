@@ -1,19 +1,23 @@
-//! Images: is it there, else pull it, once for everybody who wants it; load,
-//! list and remove for the command line.
+//! Images: is it there and may it be used, else pull it; load, list and remove
+//! for the command line.
 
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::containers::passing;
-use super::engine::{Ask, Engine, EngineError, Fault, Op, clean};
+use super::cleaner::Known;
+use super::containers::{filters, passing};
+use super::engine::{Ask, Engine, EngineError, Op, Version};
 use super::launch_error;
+use super::pull::{Pulls, progress, words};
 use crate::call::LaunchError;
+use crate::config::DockerConfig;
+use crate::model::PullPolicy;
 use crate::registry::{ImageName, Registries, encode};
 
 /// An image seen this long ago is taken to be there still. A create that says
@@ -21,17 +25,27 @@ use crate::registry::{ImageName, Registries, encode};
 const SEEN_FOR: Duration = Duration::from_secs(60);
 /// Images remembered.
 const MAX_SEEN: usize = 4096;
-/// A pull that reports nothing for so long is dead.
-const SILENCE: Duration = Duration::from_secs(120);
+/// Where a function asks for a pull at every start: starts of one burst share
+/// what the registry said this long ago.
+const FRESH_FOR: Duration = Duration::from_secs(5);
 
 /// The engine's images.
 #[derive(Debug)]
 pub struct Images {
     pub(super) engine: Arc<Engine>,
-    registries: Registries,
+    pulls: Pulls,
     allow_volume: bool,
-    seen: Mutex<HashMap<String, Instant>>,
-    pulls: Mutex<HashMap<String, Arc<Flight>>>,
+    /// What the engine runs (`linux`, `amd64`); `None` = anything goes.
+    platform: Option<(String, String)>,
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    at: Instant,
+    /// When it was pulled, if it was by us.
+    pulled: Option<Instant>,
+    image: Known,
 }
 
 /// One row of the image list.
@@ -52,6 +66,16 @@ pub struct ImageRow {
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     #[serde(default)]
+    id: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    size: i64,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
     config: Option<Config>,
 }
 
@@ -62,101 +86,20 @@ struct Config {
     volumes: Option<HashMap<String, Value>>,
 }
 
-/// A pull under way, and those who wait for it.
-#[derive(Debug, Default)]
-struct Flight {
-    result: Mutex<Option<Result<(), PullFailure>>>,
-    landed: Condvar,
-}
-
-/// Why a pull failed; shared by all who waited for it.
-#[derive(Debug, Clone)]
-enum PullFailure {
-    TimedOut,
-    CalledOff,
-    Refused { status: Option<u16>, text: String },
-    Away { text: String },
-}
-
-impl PullFailure {
-    fn of(error: &EngineError, until: Instant) -> PullFailure {
-        match &error.fault {
-            Fault::Timeout { .. } if Instant::now() >= until => PullFailure::TimedOut,
-            Fault::Away { .. } => PullFailure::Away { text: error.fault.to_string() },
-            Fault::Status { code, message } => PullFailure::Refused { status: Some(*code), text: message.clone() },
-            Fault::Timeout { .. } | Fault::Broken { .. } | Fault::Malformed { .. } => PullFailure::Refused { status: None, text: error.fault.to_string() },
-        }
-    }
-
-    fn launch_error(self, image: &str, limit: Duration) -> LaunchError {
-        match self {
-            PullFailure::TimedOut => LaunchError::PullTimeout { image: image.to_owned(), limit },
-            PullFailure::Refused { status, text } => LaunchError::Pull { image: image.to_owned(), status, text },
-            PullFailure::CalledOff => LaunchError::CalledOff { why: "the server is shutting down" },
-            PullFailure::Away { text } => LaunchError::EngineAway { step: "pull", text },
-        }
-    }
-}
-
-impl Flight {
-    fn land(&self, result: Result<(), PullFailure>) {
-        let mut slot = self.result.lock();
-        if slot.is_none() {
-            *slot = Some(result);
-            self.landed.notify_all();
-        }
-    }
-
-    /// `None` when the time is up first.
-    fn wait(&self, until: Instant) -> Option<Result<(), PullFailure>> {
-        let mut slot = self.result.lock();
-        while slot.is_none() {
-            if self.landed.wait_until(&mut slot, until).timed_out() {
-                break;
-            }
-        }
-        slot.clone()
-    }
-}
-
-/// Held by the thread that pulls: whatever becomes of it, the others learn.
-struct Leader<'a> {
-    images: &'a Images,
-    key: &'a str,
-    flight: &'a Flight,
-}
-
-impl Drop for Leader<'_> {
-    fn drop(&mut self) {
-        self.images.pulls.lock().remove(self.key);
-        self.flight.land(Err(PullFailure::Refused { status: None, text: "the pull was abandoned".to_owned() }));
-    }
-}
-
 impl Images {
-    pub(super) fn new(engine: Arc<Engine>, registries: Registries, allow_volume: bool) -> Images {
-        Images { engine, registries, allow_volume, seen: Mutex::default(), pulls: Mutex::default() }
+    pub(super) fn new(engine: Arc<Engine>, version: &Version, registries: Registries, config: &DockerConfig) -> Images {
+        let platform = Some((version.os.clone(), version.arch.clone())).filter(|(os, arch)| !os.is_empty() && !arch.is_empty() && !config.any_platform);
+        Images { pulls: Pulls::new(engine.clone(), registries), engine, allow_volume: config.allow_volume, platform, seen: Mutex::default() }
     }
 
     /// Returns when the image is there and may be used.
     ///
     /// # Errors
-    /// The name is not one, the pull failed or took too long, the image
-    /// declares volumes, or the engine does not answer.
-    pub fn ensure(&self, image: &str, until: Instant) -> Result<(), LaunchError> {
-        if self.seen.lock().get(image).is_some_and(|at| at.elapsed() < SEEN_FOR) {
-            return Ok(());
-        }
-        let limit = until.saturating_duration_since(Instant::now());
-        let name = ImageName::parse(image).map_err(|e| LaunchError::Pull { image: image.to_owned(), status: Some(400), text: e.to_string() })?;
-        if !self.inspect(image)? {
-            self.pull_shared(&name, until).map_err(|failure| failure.launch_error(image, limit))?;
-            if !self.inspect(image)? {
-                return Err(LaunchError::Pull { image: image.to_owned(), status: None, text: "the pull succeeded, yet the image is not there".to_owned() });
-            }
-        }
-        self.believe(image);
-        Ok(())
+    /// The name is not one, the pull failed, took too long or is not wanted,
+    /// the image declares volumes or is for other machines, or the engine does
+    /// not answer.
+    pub fn ensure(&self, image: &str, policy: PullPolicy, until: Instant) -> Result<(), LaunchError> {
+        self.ensured(image, policy, until).map(drop)
     }
 
     /// Pulls, also if it is there: a tag may have moved.
@@ -166,83 +109,72 @@ impl Images {
     pub fn refresh(&self, image: &str, until: Instant) -> Result<(), LaunchError> {
         let limit = until.saturating_duration_since(Instant::now());
         let name = ImageName::parse(image).map_err(|e| LaunchError::Pull { image: image.to_owned(), status: Some(400), text: e.to_string() })?;
-        self.pull_shared(&name, until).map_err(|failure| failure.launch_error(image, limit))
+        self.pulls.shared(&name, until).map_err(|failure| failure.launch_error(image, limit))
     }
 
-    pub(super) fn believe(&self, image: &str) {
+    /// The same; what is known of the image.
+    pub(super) fn ensured(&self, image: &str, policy: PullPolicy, until: Instant) -> Result<Known, LaunchError> {
+        let seen = self.seen.lock().get(image).cloned();
+        let fresh = |seen: &Seen| match policy {
+            PullPolicy::Always => seen.pulled.is_some_and(|at| at.elapsed() < FRESH_FOR),
+            PullPolicy::IfMissing | PullPolicy::Never => seen.at.elapsed() < SEEN_FOR,
+        };
+        if let Some(seen) = seen.filter(fresh) {
+            return Ok(seen.image);
+        }
+        let limit = until.saturating_duration_since(Instant::now());
+        let refused = |status, text: String| LaunchError::Pull { image: image.to_owned(), status, text };
+        let name = ImageName::parse(image).map_err(|e| refused(Some(400), e.to_string()))?;
+        let there = if policy == PullPolicy::Always { None } else { self.inspect(image)? };
+        let (known, pulled) = match there {
+            Some(known) => (known, None),
+            None if policy == PullPolicy::Never => {
+                return Err(refused(Some(404), "the engine does not have it, and hob/pull is \"never\": load it, or let hob pull".to_owned()));
+            }
+            None => {
+                self.pulls.shared(&name, until).map_err(|failure| failure.launch_error(image, limit))?;
+                let known = self.inspect(image)?.ok_or_else(|| refused(None, "the pull succeeded, yet the image is not there".to_owned()))?;
+                (known, Some(Instant::now()))
+            }
+        };
         let mut seen = self.seen.lock();
         if seen.len() >= MAX_SEEN {
             seen.clear();
         }
-        seen.insert(image.to_owned(), Instant::now());
+        seen.insert(image.to_owned(), Seen { at: Instant::now(), pulled, image: known.clone() });
+        Ok(known)
+    }
+
+    #[cfg(test)]
+    pub(super) fn believe(&self, image: &str) {
+        let known = Known { id: "sha256:0".to_owned(), tags: Vec::new(), bytes: 0 };
+        self.seen.lock().insert(image.to_owned(), Seen { at: Instant::now(), pulled: None, image: known });
     }
 
     /// The engine says that the image is not there.
     pub(super) fn forget(&self, image: &str) {
-        self.seen.lock().remove(image);
+        self.seen.lock().retain(|name, seen| name != image && seen.image.id != image && !seen.image.tags.iter().any(|t| t == image));
     }
 
-    /// Whether it is there; an error when it is and may not be used.
-    fn inspect(&self, image: &str) -> Result<bool, LaunchError> {
+    /// What is there; an error when it is and may not be used.
+    fn inspect(&self, image: &str) -> Result<Option<Known>, LaunchError> {
         let ask = Ask::new(Op::InspectImage, image, "GET", format!("/images/{}/json", encode(image, true)));
-        let inspected: Inspected = match self.engine.ask_until(&ask, passing).and_then(|answer| answer.json()) {
-            Ok(inspected) => inspected,
-            Err(e) if e.is_gone() => return Ok(false),
+        let found: Inspected = match self.engine.ask_until(&ask, passing).and_then(|answer| answer.json()) {
+            Ok(found) => found,
+            Err(e) if e.is_gone() => return Ok(None),
             Err(e) => return Err(launch_error(&e)),
         };
-        let has_volume = inspected.config.and_then(|c| c.volumes).is_some_and(|v| !v.is_empty());
+        let has_volume = found.config.and_then(|c| c.volumes).is_some_and(|v| !v.is_empty());
         if has_volume && !self.allow_volume {
             return Err(LaunchError::ImageVolume { image: image.to_owned() });
         }
-        Ok(true)
-    }
-
-    /// One pull per image at a time. Who comes later waits for the one under
-    /// way; if that ends for lack of time and they have more, they go on.
-    fn pull_shared(&self, name: &ImageName, until: Instant) -> Result<(), PullFailure> {
-        let key = name.to_string();
-        loop {
-            let (flight, lead) = {
-                let mut pulls = self.pulls.lock();
-                match pulls.get(&key) {
-                    Some(flight) => (flight.clone(), false),
-                    None => (pulls.entry(key.clone()).or_default().clone(), true),
-                }
-            };
-            if lead {
-                let leader = Leader { images: self, key: &key, flight: &flight };
-                let result = self.pull(name, until).map_err(|e| if self.engine.call_off.fired() { PullFailure::CalledOff } else { PullFailure::of(&e, until) });
-                leader.flight.land(result.clone());
-                return result;
-            }
-            match flight.wait(until) {
-                None => return Err(PullFailure::TimedOut),
-                Some(Err(PullFailure::TimedOut)) if Instant::now() < until => {}
-                Some(result) => return result,
-            }
+        if let Some((os, arch)) = &self.platform
+            && !runs_on(&found.os, &found.architecture, os, arch)
+        {
+            let (has, needs) = (format!("{}/{}", found.os, found.architecture), format!("{os}/{arch}"));
+            return Err(LaunchError::ImagePlatform { image: image.to_owned(), has, needs });
         }
-    }
-
-    fn pull(&self, name: &ImageName, until: Instant) -> Result<(), EngineError> {
-        let subject = name.to_string();
-        let left = || until.saturating_duration_since(Instant::now());
-        let late = || EngineError::new(Op::Pull, &subject, Fault::Timeout { limit: Duration::ZERO });
-        let target = format!("/images/create?fromImage={}&tag={}", encode(name.from_image(), false), encode(&name.reference, false));
-        let mut ask = Ask::new(Op::Pull, &subject, "POST", target).within(left());
-        if let Some(header) = self.registries.lookup(name).header() {
-            ask.fields.push(("X-Registry-Auth", header));
-        }
-        log::info!("pulling image {subject}");
-        let begun = Instant::now();
-        let mut stream = self.engine.open(&ask, Some(left().clamp(Duration::from_millis(1), SILENCE)), &mut std::io::empty())?;
-        while let Some(line) = stream.line()? {
-            if left().is_zero() {
-                return Err(late());
-            }
-            progress(Op::Pull, &subject, &line)?;
-        }
-        log::info!("pulled image {subject} in {:.1} s", begun.elapsed().as_secs_f64());
-        Ok(())
+        Ok(Some(Known::from(ImageRow { id: found.id, repo_tags: found.repo_tags, size: found.size, created: 0 })))
     }
 
     /// Loads a docker archive (`docker save`). Returns the engine's words on
@@ -253,17 +185,24 @@ impl Images {
     pub fn load(&self, tar: &mut dyn Read) -> Result<Vec<String>, EngineError> {
         let ask = Ask::new(Op::LoadImage, "archive", "POST", "/images/load?quiet=1".to_owned());
         let mut stream = self.engine.open(&ask, None, tar)?;
-        let mut words = Vec::new();
+        let mut said = Vec::new();
         while let Some(line) = stream.line()? {
-            words.extend(progress(Op::LoadImage, "archive", &line)?);
+            said.extend(words(&progress(Op::LoadImage, "archive", &line)?));
         }
-        Ok(words)
+        Ok(said)
     }
 
     /// # Errors
     /// The engine failed.
     pub fn list(&self) -> Result<Vec<ImageRow>, EngineError> {
         self.engine.ask_until(&Ask::new(Op::ListImages, "images", "GET", "/images/json".to_owned()), passing)?.json()
+    }
+
+    /// Whether any container, running or not, was made of it.
+    pub(super) fn has_containers(&self, id: &str) -> Result<bool, EngineError> {
+        let target = format!("/containers/json?all=1&limit=1&filters={}", filters(&json!({ "ancestor": [id] })));
+        let rows: Vec<Value> = self.engine.ask_until(&Ask::new(Op::List, id, "GET", target), passing)?.json()?;
+        Ok(!rows.is_empty())
     }
 
     /// Removes a tag, or the image when it was the last; false if there is none.
@@ -280,27 +219,12 @@ impl Images {
     }
 }
 
-/// One line of a progress stream: an error ends it, a message is returned.
-pub(super) fn progress(op: Op, subject: &str, line: &[u8]) -> Result<Option<String>, EngineError> {
-    let value: Value = match serde_json::from_slice(line) {
-        Ok(value) => value,
-        Err(e) => return Err(EngineError::new(op, subject, Fault::Malformed { what: e.to_string() })),
-    };
-    let detail = value.get("errorDetail");
-    let error = detail.and_then(|d| d.get("message")).or_else(|| value.get("error")).and_then(Value::as_str);
-    if let Some(message) = error {
-        let message = clean(message);
-        let code = detail.and_then(|d| d.get("code")).and_then(Value::as_u64).and_then(|c| u16::try_from(c).ok()).filter(|c| (400..600).contains(c));
-        return Err(EngineError::new(op, subject, Fault::Status { code: code.unwrap_or(500), message }));
-    }
-    if detail.is_some() || value.get("error").is_some() {
-        return Err(EngineError::new(op, subject, Fault::Malformed { what: "an error without words".to_owned() }));
-    }
-    let text = value.get("stream").or_else(|| value.get("status")).and_then(Value::as_str).map(clean);
-    if let Some(text) = &text {
-        log::debug!("{} {subject}: {text}", op.name());
-    }
-    Ok(text)
+/// Whether an image's programs run on the engine's machine. What does not say
+/// is let through: its start will tell.
+fn runs_on(image_os: &str, image_arch: &str, os: &str, arch: &str) -> bool {
+    // Machines that run programs of their smaller sisters too.
+    let sister = matches!((image_arch, arch), ("386", "amd64") | ("arm", "arm64"));
+    (image_os.is_empty() || image_os == os) && (image_arch.is_empty() || image_arch == arch || sister)
 }
 
 #[cfg(test)]
@@ -308,24 +232,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_lines() {
-        let line = |text: &str| progress(Op::Pull, "x", text.as_bytes());
-        assert_eq!(line(r#"{"status":"Pulling fs layer","id":"a"}"#).expect("fine").as_deref(), Some("Pulling fs layer"));
-        assert_eq!(line(r#"{"aux":{}}"#).expect("fine"), None);
-        let error = line(r#"{"errorDetail":{"message":"manifest unknown"},"error":"manifest unknown"}"#).expect_err("error");
-        assert_eq!((error.status(), error.message()), (Some(500), "manifest unknown"));
-        assert_eq!(line(r#"{"errorDetail":{"code":401,"message":"denied"}}"#).expect_err("error").status(), Some(401));
-        assert_eq!(line(r#"{"error":"x"}"#).expect_err("error").message(), "x");
-        assert!(matches!(line("nonsense").expect_err("malformed").fault, Fault::Malformed { .. }));
-        assert!(matches!(line(r#"{"error":{}}"#).expect_err("malformed").fault, Fault::Malformed { .. }));
-    }
-
-    #[test]
-    fn a_flight_lands_once() {
-        let flight = Flight::default();
-        assert!(flight.wait(Instant::now()).is_none());
-        flight.land(Ok(()));
-        flight.land(Err(PullFailure::TimedOut));
-        assert!(matches!(flight.wait(Instant::now()), Some(Ok(()))));
+    fn platforms() {
+        for (os, arch) in [("linux", "amd64"), ("", ""), ("linux", "386")] {
+            assert!(runs_on(os, arch, "linux", "amd64"), "{os}/{arch}");
+        }
+        for (os, arch) in [("linux", "arm64"), ("windows", "amd64"), ("linux", "arm")] {
+            assert!(!runs_on(os, arch, "linux", "amd64"), "{os}/{arch}");
+        }
     }
 }

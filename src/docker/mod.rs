@@ -9,6 +9,7 @@
 //! Does not: know calls, queues, sockets of functions, or when to do what.
 
 mod build;
+mod cleaner;
 mod containers;
 mod create;
 mod discard;
@@ -18,6 +19,8 @@ mod exits;
 mod images;
 mod networks;
 mod parked;
+mod probe;
+mod pull;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -40,6 +43,7 @@ pub use create::{IofsError, LABEL_INSTANCE, LABEL_STORE};
 pub use engine::{AddressError, Engine, EngineError, Fault, Op, Version};
 pub use images::{ImageRow, Images};
 pub use parked::LABEL_PARKED;
+pub use probe::{Facts, Freezing, Trial, facts, trial};
 
 use crate::call::LaunchError;
 use crate::config::DockerConfig;
@@ -47,6 +51,7 @@ use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Insta
 use crate::model::Id;
 use crate::pool::{Permit, Permits, SpawnError, Thread, spawn};
 use crate::registry::{AuthError, Registries, encode};
+use cleaner::{Cleaner, Cleaning};
 use containers::{Listed, State, passing};
 use create::{Host, Plan, iofs_source};
 use discard::{Discard, Discarder};
@@ -110,6 +115,7 @@ pub struct Docker {
     describe: String,
     /// Both `None` once closed.
     events: Mutex<Option<Events>>,
+    cleaning: Mutex<Option<Cleaning>>,
     crew: Mutex<Option<Crew>>,
 }
 
@@ -117,7 +123,9 @@ pub struct Docker {
 #[derive(Debug)]
 struct Shared {
     engine: Arc<Engine>,
-    images: Images,
+    images: Arc<Images>,
+    /// With `FN_IMAGE_CLEAN_MAX_SIZE`.
+    cleaner: Option<Arc<Cleaner>>,
     exits: Arc<Exits>,
     networks: Networks,
     parked: Parked,
@@ -160,7 +168,7 @@ pub fn open_images(config: &DockerConfig) -> Result<Images, DockerOpenError> {
     let version = engine.negotiate()?;
     check_age(&version)?;
     let registries = Registries::load(config.auth.as_deref(), &config.auth_files)?;
-    Ok(Images::new(Arc::new(engine), registries, config.allow_volume))
+    Ok(Images::new(Arc::new(engine), &version, registries, config))
 }
 
 fn check_age(version: &Version) -> Result<(), DockerOpenError> {
@@ -195,7 +203,7 @@ impl Docker {
         // A parent that cannot be named is told now, not at the first call.
         iofs_source(&identity.iofs, &identity.iofs, engine_iofs.as_deref())?;
         let registries = Registries::load(config.auth.as_deref(), &config.auth_files)?;
-        let images = Images::new(engine.clone(), registries, config.allow_volume);
+        let images = Arc::new(Images::new(engine.clone(), &version, registries, config));
         if let Some(path) = &config.load_file {
             load_file(&images, path)?;
         }
@@ -205,8 +213,13 @@ impl Docker {
         // Podman makes its networks another way; nothing is known to be gained there.
         let park = if version.is_podman() { 0 } else { config.parked_networks };
         let discarder = Discarder::start(engine.clone(), identity.store_id.to_string(), identity.instance_id.to_string())?;
+        let cleaner = (config.clean_max_bytes > 0).then(|| {
+            let exempt = config.clean_exempt.iter().cloned().chain(parked::image_for(&info.architecture));
+            Arc::new(Cleaner::new(config.clean_max_bytes, exempt))
+        });
         let shared = Arc::new(Shared {
             images,
+            cleaner,
             exits: exits.clone(),
             networks: Networks::new(config.networks.clone()),
             parked: Parked::new(&config.networks, park, &info.architecture),
@@ -221,7 +234,8 @@ impl Docker {
             engine: engine.clone(),
         });
         let events = Events::start(engine, exits, identity.store_id.to_string())?;
-        let docker = Docker { shared, describe, events: Mutex::new(Some(events)), crew: Mutex::new(None) };
+        let cleaning = shared.cleaner.as_ref().map(|cleaner| cleaner.start(shared.images.clone())).transpose()?;
+        let docker = Docker { shared, describe, events: Mutex::new(Some(events)), cleaning: Mutex::new(cleaning), crew: Mutex::new(None) };
         // Last: whatever fails before leaves no container.
         *docker.crew.lock() = Crew::start(&docker.shared)?;
         Ok(docker)
@@ -263,11 +277,18 @@ impl Docker {
     /// returns until when the start must be done.
     fn create_with_image(&self, spec: &ContainerSpec, join: bool, budget: &StartBudget) -> Result<Created<'_>, LaunchError> {
         let images = &self.shared.images;
-        images.ensure(&spec.image, budget.pull_until)?;
+        let ensure = || {
+            let image = images.ensured(&spec.image, spec.pull, budget.pull_until)?;
+            if let Some(cleaner) = &self.shared.cleaner {
+                cleaner.used(image, &spec.id);
+            }
+            Ok::<(), LaunchError>(())
+        };
+        ensure()?;
         match self.create_in_turn(spec, join, budget)? {
             Err(EngineOrIofs::Engine(error)) if error.is_gone() && error.message().contains("No such image") => {
                 images.forget(&spec.image);
-                images.ensure(&spec.image, budget.pull_until)?;
+                ensure()?;
                 self.create_in_turn(spec, join, budget)?.map_err(EngineOrIofs::launch_error)
             }
             done => done.map_err(EngineOrIofs::launch_error),
@@ -521,6 +542,10 @@ impl Driver for Docker {
             discarder.join();
         }
         self.shared.engine.stop.fire();
+        let cleaning = self.cleaning.lock().take();
+        if let Some(cleaning) = cleaning {
+            cleaning.join();
+        }
         let events = self.events.lock().take();
         if let Some(events) = events {
             events.join();
@@ -548,6 +573,9 @@ impl Shared {
     fn release(&self, name: &str) {
         self.networks.release(name);
         self.parked.release(name);
+        if let Some(cleaner) = &self.cleaner {
+            cleaner.released(name);
+        }
     }
 
     /// What every container of this process bears.

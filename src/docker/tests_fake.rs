@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::testing::fake::{Fake, Reply};
 use super::testing::{Folder, Told, config, wait_until};
 use super::*;
+use crate::model::PullPolicy;
 
 fn json(status: u16, text: &str) -> Option<Reply> {
     Some(Reply::Json(status, text.to_owned()))
@@ -52,7 +53,8 @@ fn many_who_want_an_image_share_one_pull() {
     });
     let docker = open(&fake, &folder);
     std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..10).map(|_| scope.spawn(|| docker.images().ensure("r.io/a/b:2", Instant::now() + Duration::from_secs(20)))).collect();
+        let callers: Vec<_> =
+            (0..10).map(|_| scope.spawn(|| docker.images().ensure("r.io/a/b:2", PullPolicy::IfMissing, Instant::now() + Duration::from_secs(20)))).collect();
         wait_until("all to ask", || (fake.count("/images/r.io") >= 10 && fake.count("/images/create") == 1).then_some(()));
         gate.store(true, Ordering::SeqCst);
         for caller in callers {
@@ -77,14 +79,14 @@ fn all_who_wait_for_a_pull_learn_why_it_failed() {
     let docker = open(&fake, &folder);
     std::thread::scope(|scope| {
         for _ in 0..5 {
-            scope.spawn(|| match docker.images().ensure("a/b", Instant::now() + Duration::from_secs(20)) {
+            scope.spawn(|| match docker.images().ensure("a/b", PullPolicy::IfMissing, Instant::now() + Duration::from_secs(20)) {
                 Err(LaunchError::Pull { text, .. }) => assert_eq!(text, "manifest unknown"),
                 other => panic!("{other:?}"),
             });
         }
     });
     // A failure is not remembered.
-    assert!(docker.images().ensure("a/b", Instant::now() + Duration::from_secs(20)).is_err());
+    assert!(docker.images().ensure("a/b", PullPolicy::IfMissing, Instant::now() + Duration::from_secs(20)).is_err());
 }
 
 #[test]
@@ -93,7 +95,7 @@ fn a_pull_that_hangs_ends_in_time() {
     let fake = Fake::new(|line, _| line.contains("/images/create").then_some(Reply::Hang));
     let docker = open(&fake, &folder);
     let begun = Instant::now();
-    assert!(matches!(docker.images().ensure("a/b", begun + Duration::from_millis(100)), Err(LaunchError::PullTimeout { .. })));
+    assert!(matches!(docker.images().ensure("a/b", PullPolicy::IfMissing, begun + Duration::from_millis(100)), Err(LaunchError::PullTimeout { .. })));
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
@@ -213,4 +215,43 @@ fn a_volume_of_socket_folders_is_found_on_the_engines_host() {
     assert_eq!(docker.shared.engine_iofs.as_deref(), Some(Path::new("/var/lib/docker/volumes/sockets/_data")));
     assert!(matches!(open("elsewhere"), Err(DockerOpenError::Volume { .. })));
     assert_eq!(open("/host/iofs").expect("opens").shared.engine_iofs.as_deref(), Some(Path::new("/host/iofs")));
+}
+
+#[test]
+fn the_cleaner_removes_the_longest_unused_and_nothing_in_use() {
+    let folder = Folder::new();
+    let rows = [("used", "r/used:1", 1), ("old", "r/old:1", 2), ("kept", "r/kept:1", 0), ("held", "r/held:1", 3), ("new", "r/new:1", 4)]
+        .map(|(id, tag, created)| format!(r#"{{"Id":"{id}","RepoTags":["{tag}"],"Size":1000,"Created":{created}}}"#))
+        .join(",");
+    let fake = Fake::new(move |line, _| match line {
+        l if l.contains("/images/json") => json(200, &format!("[{rows}]")),
+        l if l.starts_with("GET") && l.contains("/images/r/used:1/") => json(200, r#"{"Id":"used","RepoTags":["r/used:1"],"Size":1000}"#),
+        l if l.contains("/containers/create") => json(201, r#"{"Id":"abc"}"#),
+        l if l.contains("/containers/abc/start") => json(204, ""),
+        l if l.contains("/containers/abc/json") => json(200, r#"{"State":{"Running":true,"Pid":999999999}}"#),
+        // Somebody else's container uses it.
+        l if l.starts_with("DELETE") && l.contains("/images/r/held:1") => json(409, r#"{"message":"conflict: container x is using it"}"#),
+        l if l.starts_with("DELETE") => json(200, "[]"),
+        _ => None,
+    });
+    let mut config = config();
+    config.host = fake.host.clone();
+    config.parked_networks = 0;
+    config.clean_exempt = vec!["r/kept:1".to_owned()];
+    // Room for three; the first look at the list comes when the start is done.
+    config.clean_max_bytes = 3001;
+    let identity = Identity { store_id: Id::new(), instance_id: Id::new(), iofs: folder.path.clone(), iofs_docker: None };
+    let docker = Docker::open(&config, &identity).expect("opens");
+    wait_until("the oldest to go", || (fake.count("DELETE /v1.41/images/r/used:1 ") == 1).then_some(()));
+    docker.close();
+    assert_eq!(fake.count("DELETE"), 1);
+
+    config.clean_max_bytes = 1;
+    let docker = Docker::open(&config, &identity).expect("opens");
+    let instance = docker.start(&spec(&folder, "r/used:1"), &budget(5000), Told::new()).expect("starts");
+    wait_until("all others to go", || (fake.count("images/r/new:1 ") == 1 && fake.count("images/r/old:1 ") == 1).then_some(()));
+    wait_until("the one held to be tried", || (fake.count("DELETE /v1.41/images/r/held:1 ") == 1).then_some(()));
+    assert_eq!(fake.count("images/r/kept:1"), 0);
+    docker.remove(&instance).expect("removed");
+    docker.close();
 }

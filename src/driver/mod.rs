@@ -16,6 +16,7 @@ use std::time::Instant;
 pub use freezer::{Freezer, FreezerError};
 
 use crate::call::{Exit, LaunchError};
+use crate::model::PullPolicy;
 
 /// All a driver needs to make one container.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct ContainerSpec {
     pub fn_id: String,
     /// Asked for no network (annotation).
     pub no_network: bool,
+    /// When the image is looked for in its registry.
+    pub pull: PullPolicy,
 }
 
 /// Who is told what becomes of a container. Every method must return at once:

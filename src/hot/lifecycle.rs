@@ -119,6 +119,7 @@ fn boot(
         app_id: spec.app_id.to_string(),
         fn_id: spec.fn_id.to_string(),
         no_network: false,
+        pull: spec.limits.pull,
     };
     let instance = shared.driver.start(&container_spec, &budget, pulse.clone() as Arc<dyn ExitSink>)?;
     pulse.become_(State::Booting);

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write};
 use std::fs;
 
-use super::{Counter, EDGE, EVICTIONS, Gauge, LEDGER, PARKED, REQUESTS, UTILISATION};
+use super::{Counter, EDGE, EVICTIONS, Gauge, IMAGES_CLEANED, LEDGER, PARKED, PULLS, PullCause, REQUESTS, UTILISATION};
 
 /// Calls of functions.
 #[derive(Debug)]
@@ -55,10 +55,24 @@ pub fn render() -> String {
     value(&mut out, "hob_detached_retried_total", "counter", "runs of detached calls that are repeated", LEDGER.retried.get());
     value(&mut out, "hob_detached_dead_total", "counter", "detached calls that failed for good", LEDGER.dead.get());
     value(&mut out, "hob_call_records_dropped_total", "counter", "records of calls that were not written down", LEDGER.records_dropped.get());
+    pulls(&mut out);
     edge(&mut out);
     REQUESTS.render(&mut out);
     process(&mut out);
     out
+}
+
+fn pulls(out: &mut String) {
+    value(out, "hob_image_pulls_running", "gauge", "image pulls under way", PULLS.running.get());
+    value(out, "hob_image_pulls_total", "counter", "image pulls that ended well", PULLS.done.get());
+    head(out, "hob_image_pull_failures_total", "counter", "image pulls that failed");
+    for ((_, cause), failed) in PullCause::ALL.iter().zip(&PULLS.failed) {
+        let _ = writeln!(out, "hob_image_pull_failures_total{{cause=\"{cause}\"}} {}", failed.get());
+    }
+    let millis = PULLS.millis.get();
+    value(out, "hob_image_pull_seconds_total", "counter", "time spent in image pulls", format!("{}.{:03}", millis / 1000, millis % 1000));
+    value(out, "hob_image_pull_bytes_total", "counter", "bytes of image layers fetched", PULLS.bytes.get());
+    value(out, "hob_images_cleaned_total", "counter", "images removed for FN_IMAGE_CLEAN_MAX_SIZE", IMAGES_CLEANED.get());
 }
 
 /// The public listener.

@@ -105,6 +105,8 @@ pub enum ModelError {
     AnnotationCount,
     #[error("Invalid annotation value, {key} must be a whole number of at most {most}")]
     AnnotationLimit { key: &'static str, most: u64 },
+    #[error("Invalid annotation value, hob/pull must be \"if-missing\", \"always\" or \"never\"")]
+    AnnotationPull,
 
     #[error("config with an empty key")]
     ConfigKeyEmpty,

@@ -7,8 +7,9 @@
 //! | `hob/max-calls` | a container is replaced after this many calls |
 //! | `hob/max-age-secs` | a container is replaced when it is this old |
 //! | `hob/max-attempts` | a detached call is run at most this often |
+//! | `hob/pull` | when its image is pulled: `"if-missing"`, `"always"` (at every start of a container), `"never"` |
 //!
-//! Values are whole numbers. The app's annotations hold for all its functions;
+//! Values are whole numbers, of the last one a text. The app's annotations hold for all its functions;
 //! a function's own win.
 
 use std::time::Duration;
@@ -24,6 +25,30 @@ pub struct FnLimits {
     pub max_age: Option<Duration>,
     /// Runs of a detached call; 0 = the server's setting.
     pub max_attempts: u32,
+    pub pull: PullPolicy,
+}
+
+/// When an image is looked for in its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    #[default]
+    IfMissing,
+    /// At every start: a tag that was moved is followed.
+    Always,
+    Never,
+}
+
+const PULL: &str = "hob/pull";
+
+impl PullPolicy {
+    fn parse(json: &str) -> Option<PullPolicy> {
+        match json {
+            "\"if-missing\"" => Some(PullPolicy::IfMissing),
+            "\"always\"" => Some(PullPolicy::Always),
+            "\"never\"" => Some(PullPolicy::Never),
+            _ => None,
+        }
+    }
 }
 
 const KEYS: [(&str, u64); 5] =
@@ -43,6 +68,7 @@ impl FnLimits {
             max_calls: number(annotations, "hob/max-calls"),
             max_age: Some(number(annotations, "hob/max-age-secs")).filter(|s| *s > 0).map(Duration::from_secs),
             max_attempts: u32::try_from(number(annotations, "hob/max-attempts")).unwrap_or(u32::MAX),
+            pull: annotations.get(PULL).and_then(|value| PullPolicy::parse(value.get())).unwrap_or_default(),
         }
     }
 }
@@ -57,6 +83,9 @@ pub(super) fn check(annotations: &Annotations) -> Result<(), ModelError> {
             return Err(ModelError::AnnotationLimit { key, most });
         }
     }
+    if annotations.get(PULL).is_some_and(|value| value.get() != "\"\"" && PullPolicy::parse(value.get()).is_none()) {
+        return Err(ModelError::AnnotationPull);
+    }
     Ok(())
 }
 
@@ -67,6 +96,16 @@ mod tests {
 
     fn annotations(key: &str, value: &str) -> Annotations {
         [(key.to_owned(), RawValue::from_string(value.to_owned()).expect("JSON"))].into()
+    }
+
+    #[test]
+    fn pull_policies() {
+        assert_eq!(FnLimits::read(&annotations("hob/pull", "\"always\"")).pull, PullPolicy::Always);
+        assert_eq!(FnLimits::read(&annotations("hob/pull", "\"\"")).pull, PullPolicy::IfMissing);
+        assert!(check(&annotations("hob/pull", "\"never\"")).is_ok() && check(&annotations("hob/pull", "\"\"")).is_ok());
+        for bad in ["\"sometimes\"", "true", "[\"always\"]"] {
+            assert!(check(&annotations("hob/pull", bad)).is_err(), "{bad}");
+        }
     }
 
     #[test]

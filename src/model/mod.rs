@@ -21,7 +21,7 @@ mod time;
 pub use error::ModelError;
 pub use id::Id;
 pub use input::{AppInput, FnInput, TriggerInput};
-pub use limits::FnLimits;
+pub use limits::{FnLimits, PullPolicy};
 pub use spec::{FnSpec, SlotKey};
 pub use time::Timestamp;
 

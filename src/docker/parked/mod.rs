@@ -68,6 +68,19 @@ impl Drop for Starting<'_> {
     }
 }
 
+/// The name of the image a parked container has on such a machine.
+pub(super) fn image_for(architecture: &str) -> Option<String> {
+    Machine::named(architecture).map(Machine::image)
+}
+
+/// Loads that image, which does nothing but wait; its name.
+pub(super) fn load_for(images: &Images, architecture: &str) -> Result<String, String> {
+    let machine = Machine::named(architecture).ok_or_else(|| format!("no program for '{architecture}'"))?;
+    let archive = machine.archive().map_err(|e| e.to_string())?;
+    images.load(&mut archive.as_slice()).map_err(|e| e.to_string())?;
+    Ok(machine.image())
+}
+
 impl Parked {
     /// At most `most` ready ones; `architecture` as the engine names it.
     pub(super) fn new(networks: &[String], most: usize, architecture: &str) -> Parked {

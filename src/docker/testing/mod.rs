@@ -38,6 +38,7 @@ pub(super) fn spec(id: &str, image: &str, iofs: &str) -> ContainerSpec {
         app_id: "app".to_owned(),
         fn_id: "fn".to_owned(),
         no_network: false,
+        pull: crate::model::PullPolicy::IfMissing,
     }
 }
 

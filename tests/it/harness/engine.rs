@@ -14,7 +14,11 @@ use sha2::{Digest, Sha256};
 
 use super::http::{Response, finish, request};
 
-const SOCKET: &str = "/var/run/docker.sock";
+/// The engine's socket: `HOB_TEST_ENGINE` names another one, Podman's say.
+pub(crate) fn socket() -> &'static str {
+    static SOCKET: OnceLock<String> = OnceLock::new();
+    SOCKET.get_or_init(|| std::env::var("HOB_TEST_ENGINE").unwrap_or_else(|_| "/var/run/docker.sock".to_owned()))
+}
 
 /// Whether an engine answers. Without one tests are skipped, unless CI
 /// promised it.
@@ -22,7 +26,7 @@ pub(crate) fn answers() -> bool {
     static ANSWERS: OnceLock<bool> = OnceLock::new();
     let answers = *ANSWERS.get_or_init(|| ask("GET", "/_ping", &[]).is_ok_and(|r| r.status == 200));
     if !answers {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "no engine at {SOCKET}, and CI=true promises one");
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "no engine at {}, and CI=true promises one", socket());
         println!("SKIPPED: no engine");
     }
     answers
@@ -30,9 +34,13 @@ pub(crate) fn answers() -> bool {
 
 /// HTTP/1.0: the engine then never chunks its answers.
 pub(crate) fn ask(method: &str, target: &str, body: &[u8]) -> std::io::Result<Response> {
-    let mut stream = UnixStream::connect(SOCKET)?;
+    ask_with(method, target, &[("Content-Type", "application/x-tar")], body)
+}
+
+fn ask_with(method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> std::io::Result<Response> {
+    let mut stream = UnixStream::connect(socket())?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    stream.write_all(&request("HTTP/1.0", method, target, &[("Content-Type", "application/x-tar")], body))?;
+    stream.write_all(&request("HTTP/1.0", method, target, fields, body))?;
     finish(&mut stream)
 }
 
@@ -94,6 +102,48 @@ fn load(function: &'static str) -> String {
     name
 }
 
+/// Loads `sample` with `padding` bytes that nothing compresses under `name`,
+/// pushes it to its registry, and removes it here. `auth`: an `X-Registry-Auth`.
+pub(crate) fn publish(name: &str, sample: &'static str, padding: usize, auth: &str) {
+    let program = std::fs::read(program(sample)).expect("the program was built");
+    let mut noise = Sha256::digest(name).to_vec();
+    while noise.len() < padding {
+        noise.extend_from_slice(&Sha256::digest(&noise[noise.len() - 32..]));
+    }
+    let loaded = ask("POST", "/images/load?quiet=1", &archive_of(name, &[("function", &program), ("noise", &noise)], ARCHITECTURE)).expect("the engine loads");
+    assert!(loaded.status == 200 && !loaded.text().contains("error"), "load of {name}: {loaded:?}");
+    let (repository, tag) = name.rsplit_once(':').expect("a tag");
+    let pushed = ask_with("POST", &format!("/images/{repository}/push?tag={tag}"), &[("X-Registry-Auth", auth)], b"").expect("the engine pushes");
+    assert!(pushed.status == 200 && !pushed.text().contains("error"), "push of {name}: {pushed:?}");
+    remove_image(name);
+}
+
+/// Loads a sample's program as an image that says it is for `architecture`.
+pub(crate) fn load_for(name: &str, architecture: &str) {
+    let program = std::fs::read(program("hello")).expect("the program was built");
+    let loaded = ask("POST", "/images/load?quiet=1", &archive_of(name, &[("function", &program)], architecture)).expect("the engine loads");
+    assert!(loaded.status == 200 && !loaded.text().contains("error"), "load of {name}: {loaded:?}");
+}
+
+/// Makes `to` name in an open registry what `from` names there.
+pub(crate) fn move_tag(registry: std::net::SocketAddr, repository: &str, from: &str, to: &str) {
+    const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    let path = |tag: &str| format!("/v2/{repository}/manifests/{tag}");
+    let manifest = super::http::send(registry, "GET", &path(from), &[("Accept", MANIFEST)], b"").expect("the registry answers");
+    let put = super::http::send(registry, "PUT", &path(to), &[("Content-Type", MANIFEST)], &manifest.body).expect("the registry answers");
+    assert!(manifest.status == 200 && put.status == 201, "{manifest:?} {put:?}");
+}
+
+pub(crate) fn has_image(name: &str) -> bool {
+    ask("GET", &format!("/images/{name}/json"), &[]).expect("the engine inspects").status == 200
+}
+
+/// Success also when it is not there.
+pub(crate) fn remove_image(name: &str) {
+    let removed = ask("DELETE", &format!("/images/{name}?force=1"), &[]).expect("the engine removes");
+    assert!(matches!(removed.status, 200 | 404), "{name}: {removed:?}");
+}
+
 fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -112,13 +162,22 @@ fn build(function: &str) -> PathBuf {
     target.join("release").join(function)
 }
 
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 /// A docker archive of one layer that holds one static program.
 pub(crate) fn archive(name: &str, program: &[u8]) -> Vec<u8> {
+    archive_of(name, &[("function", program)], ARCHITECTURE)
+}
+
+/// The same with more files; the program is called `function`.
+pub(crate) fn archive_of(name: &str, files: &[(&str, &[u8])], architecture: &str) -> Vec<u8> {
     let mut layer = tar::Builder::new(Vec::new());
-    append(&mut layer, "function", program);
+    for (path, bytes) in files {
+        append(&mut layer, path, bytes);
+    }
     let layer = layer.into_inner().expect("memory");
     let config = json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+        "architecture": architecture, "os": "linux",
         "config": {"Entrypoint": ["/function"], "Env": ["PATH=/"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))]},
         "history": [{"created": "2026-01-01T00:00:00Z"}],

@@ -3,6 +3,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod http;
+pub(crate) mod registry;
 pub(crate) mod sandbox;
 
 use std::io::{BufRead, BufReader};
@@ -97,6 +98,7 @@ pub(crate) fn command(folder: &Folder, env: &[(&str, &str)]) -> Command {
     // Most tests count containers; networks are parked where a test says so.
     command.env("HOB_PARKED_NETWORKS", "0");
     command.env("HOB_DRIVER", if sandbox::chosen() { "sandbox" } else { "docker" });
+    command.env("DOCKER_HOST", format!("unix://{}", engine::socket()));
     command.env("FN_CONTAINER_LABEL_TAG", &folder.tag).envs(env.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command

@@ -90,7 +90,7 @@ pub(super) fn ask(name: &str, server: &str, until: Instant, call_off: &Stop) -> 
     let status = running.child.wait().map_err(failed)?;
     running.ended = true;
     if !status.success() {
-        let text = super::engine::clean(&String::from_utf8_lossy(&answer));
+        let text = one_line(&answer);
         // The protocol's words for "none".
         if text.contains("credentials not found") {
             return Ok(None);
@@ -108,6 +108,11 @@ pub(super) fn ask(name: &str, server: &str, until: Instant, call_off: &Stop) -> 
         (credentials.username, credentials.password) = (secret.username, secret.secret);
     }
     Ok(Some(credentials))
+}
+
+/// Its words, for a log: one line, at most 300 characters.
+fn one_line(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 /// A helper's process: ended and reaped on every way out.
