@@ -4,7 +4,7 @@
 //! Owns: the checks, their order and their words. Called by: `cli`. Blocks on:
 //! the file system, the engine (each request with its limit), one container's
 //! start (30 s), a pull on request (its own limit). Does not: change anything
-//! that stays: what it makes, it removes.
+//! that stays, but for the tiny image of the trial: what it makes, it removes.
 //!
 //! A check is a function that puts findings into a [`Report`]; `examine` is the
 //! list of them. A new driver adds one there.
