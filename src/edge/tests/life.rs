@@ -308,7 +308,10 @@ fn draining() {
 fn stop_cuts_what_does_not_end() {
     let bench = Bench::new();
     let mut slow_body = bench.connect();
-    slow_body.send(bench.post("Content-Length: 10\r\n", "abc"));
+    // The interim answer says that the request is in a worker's hands.
+    slow_body.send(bench.post("Expect: 100-continue\r\nContent-Length: 10\r\n", ""));
+    assert_eq!(slow_body.answer().status, 100);
+    slow_body.send("abc");
     let mut idle = bench.connect();
     until("one is served, one parked", || bench.parked() == 1 && bench.open() == 2 && bench.threads() == 1);
     bench.edge.stop();
