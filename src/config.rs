@@ -115,6 +115,7 @@ settings! {
     FN_IMAGE_CLEAN_EXEMPT_TAGS Kind::Text, "", "images (NAME:TAG, blank separated) that are never removed";
     FN_CONTAINER_LABEL_TAG Kind::Text, "", "extra label fn-agent-classifier on containers";
     FN_DOCKER_NETWORKS Kind::Text, "", "docker networks (blank or comma separated), containers are spread over them";
+    HOB_RUNTIME Kind::Text, "", "the engine's runtime for functions, such as runsc or kata; empty = the engine's default";
     FN_DOCKER_LOAD_FILE Kind::Text, "", "image tarball loaded at start";
     FN_IOFS_PATH Kind::Text, "", "parent of the socket folders; empty = iofs in the data folder";
     FN_IOFS_DOCKER_PATH Kind::Text, "", "the same folder as the engine sees it";
@@ -213,6 +214,7 @@ pub struct DockerConfig {
     pub clean_exempt: Vec<String>,
     pub label_tag: Option<String>,
     pub networks: Vec<String>,
+    pub runtime: Option<String>,
     pub load_file: Option<PathBuf>,
     /// Starts at once, at least 1.
     pub parallel_starts: usize,
@@ -384,6 +386,7 @@ impl Raw {
             clean_exempt: self.text("FN_IMAGE_CLEAN_EXEMPT_TAGS").split_whitespace().map(str::to_owned).collect(),
             label_tag: self.optional("FN_CONTAINER_LABEL_TAG"),
             networks: words(&self.text("FN_DOCKER_NETWORKS")),
+            runtime: self.optional("HOB_RUNTIME"),
             load_file: self.optional("FN_DOCKER_LOAD_FILE").map(PathBuf::from),
             parallel_starts: match self.size("HOB_ENGINE_STARTS") {
                 0 => std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),

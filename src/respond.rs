@@ -185,6 +185,7 @@ pub fn model_answer(error: &ModelError) -> Answer {
 
         E::AnnotationPull => return Answer::new(400, "Invalid annotation value, hob/pull must be \"if-missing\", \"always\" or \"never\""),
         E::AnnotationLimit { key, most } => return Answer::new(400, format!("Invalid annotation value, {key} must be a whole number of at most {most}")),
+        E::AnnotationNetwork { key } => return Answer::new(400, format!("Invalid annotation value, {key} must be \"none\" or \"default\"")),
         E::ConfigKeyEmpty => (400, "Invalid config, keys must not be empty"),
         E::ConfigKeyInvalid { key } => {
             return Answer::new(400, format!("Invalid config key {key:?}, keys become environment variables and must not contain '=' or NUL"));

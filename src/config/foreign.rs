@@ -46,11 +46,11 @@ foreign! {
     FN_EXECUTION_HEADROOM Warned, "a call's limits are the function's timeout and HOB_MAX_WAIT_MSECS";
     FN_IOFS_TMPFS Warned, "put FN_IOFS_PATH on a tmpfs of its own";
     FN_IOFS_OPTS Warned, "put FN_IOFS_PATH on a tmpfs mounted with the options you want";
-    FN_EXPERIMENTAL_PREFORK_POOL_SIZE Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
-    FN_EXPERIMENTAL_PREFORK_IMAGE Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
-    FN_EXPERIMENTAL_PREFORK_CMD Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
-    FN_EXPERIMENTAL_PREFORK_USE_ONCE Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
-    FN_EXPERIMENTAL_PREFORK_NETWORKS Warned, "networks are kept ready by HOB_PARKED_NETWORKS";
+    FN_EXPERIMENTAL_PREFORK_POOL_SIZE Warned, "networks are made ahead anyway: HOB_PARKED_NETWORKS says how many at most";
+    FN_EXPERIMENTAL_PREFORK_IMAGE Warned, "what holds a network made ahead is hob's own program";
+    FN_EXPERIMENTAL_PREFORK_CMD Warned, "what holds a network made ahead is hob's own program";
+    FN_EXPERIMENTAL_PREFORK_USE_ONCE Warned, "a network made ahead is always used once";
+    FN_EXPERIMENTAL_PREFORK_NETWORKS Warned, "networks are made ahead on those of FN_DOCKER_NETWORKS";
     DOCKER_TLS_VERIFY Refused, "hob does not speak TLS to the engine: use its Unix socket, or an SSH tunnel to it";
     DOCKER_CERT_PATH Warned, "hob does not speak TLS to the engine: use its Unix socket, or an SSH tunnel to it";
     DOCKER_API_VERSION Warned, "the version is agreed with the engine";

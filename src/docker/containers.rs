@@ -53,6 +53,9 @@ pub(super) struct Listed {
     pub(super) id: String,
     #[serde(default)]
     pub(super) state: String,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub(super) created: i64,
     #[serde(default)]
     pub(super) labels: Option<HashMap<String, String>>,
 }
@@ -84,12 +87,12 @@ pub(super) fn filters(value: &serde_json::Value) -> String {
 }
 
 impl Engine {
-    /// Makes a container and returns the engine's id of it. Never repeated: a
-    /// broken exchange may have made it (its name tells).
+    /// Makes a container and returns the engine's id of it. Once it was sent it
+    /// is not repeated: a broken exchange may have made it (its name tells).
     pub(super) fn create(&self, name: &str, body: &serde_json::Value, within: Duration) -> Result<String, EngineError> {
         let mut ask = Ask::new(Op::Create, name, "POST", format!("/containers/create?name={}", encode(name, false))).within(within);
         ask.json = Some(body.to_string().into_bytes());
-        let created: Created = self.ask(&ask)?.json()?;
+        let created: Created = self.ask_until(&ask, |_| false)?.json()?;
         for warning in created.warnings.iter().flatten() {
             log::warn!("container {name}: {}", super::engine::clean(warning));
         }
@@ -107,11 +110,14 @@ impl Engine {
     }
 
     pub(super) fn start(&self, id: &str, within: Duration) -> Result<(), EngineError> {
-        self.ask(&Ask::new(Op::Start, id, "POST", path(id, "/start")).within(within)).map(drop)
+        self.ask_until(&Ask::new(Op::Start, id, "POST", path(id, "/start")).within(within), |_| false).map(drop)
     }
 
     pub(super) fn inspect(&self, id: &str) -> Result<State, EngineError> {
-        let inspected: Inspected = self.ask_until(&Ask::new(Op::Inspect, id, "GET", path(id, "/json")), passing)?.json()?;
+        // Asking harms nothing, and much hangs on the answer.
+        let again = |e: &EngineError| passing(e) || matches!(e.fault, Fault::Malformed { .. }) || e.status().is_some_and(|code| code >= 500);
+        let look = || self.ask_until(&Ask::new(Op::Inspect, id, "GET", path(id, "/json")), again)?.json::<Inspected>();
+        let inspected = look().or_else(|e| if matches!(e.fault, Fault::Malformed { .. }) { look() } else { Err(e) })?;
         Ok(inspected.state)
     }
 

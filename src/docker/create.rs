@@ -19,6 +19,8 @@ const LABEL_TAG: &str = "fn-agent-classifier";
 const LABEL_TAG_INSTANCE: &str = "fn-agent-instance";
 /// Where a container finds its socket folder.
 const IOFS_INSIDE: &str = "/tmp/iofs";
+/// The engine's word for no network.
+pub(super) const NO_NETWORK: &str = "none";
 /// The kernel's period; a quota below 1 ms is refused by it.
 const CPU_PERIOD_US: u64 = 100_000;
 const CPU_QUOTA_MIN_US: u64 = 1_000;
@@ -131,6 +133,9 @@ impl Plan<'_> {
         if config.readonly_rootfs || spec.tmpfs_mib != 0 {
             host.tmpfs(HashMap::from([("/tmp".to_owned(), self.tmpfs_options())]));
         }
+        if let Some(runtime) = &config.runtime {
+            host.runtime(runtime.clone());
+        }
         if let Some(network) = self.network {
             host.network_mode(network.to_owned());
         }
@@ -186,7 +191,7 @@ impl Plan<'_> {
         if let Some(body) = body.as_object_mut() {
             // Empty here means "as the image says", which absence says better;
             // the types' stop signal and time-out would override the image's.
-            for field in ["Domainname", "WorkingDir", "MacAddress", "OnBuild", "StopSignal", "StopTimeout", "NetworkDisabled"] {
+            for field in ["Domainname", "NetworkDisabled", "WorkingDir", "MacAddress", "OnBuild", "StopSignal", "StopTimeout"] {
                 body.remove(field);
             }
             for field in ["User", "Hostname"] {
@@ -195,6 +200,11 @@ impl Plan<'_> {
                 }
             }
             body.insert("NetworkingConfig".to_owned(), json!({}));
+            if self.network == Some(NO_NETWORK) {
+                // The runtime gives it a namespace with loopback; the engine's
+                // hook, half of a start, has nothing to add to that.
+                body.insert("NetworkDisabled".to_owned(), json!(true));
+            }
         }
     }
 }
@@ -271,6 +281,7 @@ mod tests {
         config.max_fs_size_mb = 7;
         config.max_open_files = u64::MAX;
         config.label_tag = Some("tag".to_owned());
+        config.runtime = Some("runsc".to_owned());
         let body = body(&spec, &config, Some("none"), V1);
         let host = &body["HostConfig"];
         for absent in ["Memory", "MemorySwap", "MemorySwappiness", "PidsLimit", "Tmpfs", "CapDrop", "SecurityOpt", "IoMaximumOps"] {
@@ -278,6 +289,8 @@ mod tests {
         }
         assert!(body.get("User").is_none() && body.get("Hostname").is_none());
         assert_eq!(host["NetworkMode"], "none");
+        assert_eq!(body["NetworkDisabled"], true);
+        assert_eq!(host["Runtime"], "runsc");
         assert_eq!(host["ReadonlyRootfs"], false);
         assert_eq!(host["CpuQuota"], 1000);
         assert_eq!(host["StorageOpt"], json!({"size": "7M"}));

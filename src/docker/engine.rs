@@ -10,7 +10,9 @@ use rustix::event::PollFlags;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::circuit::{Circuit, PING_WITHIN};
 use super::transport::{Stream, Transport};
+use crate::driver::Health;
 use crate::pool::{Stop, wait_for};
 
 /// The newest API this driver was written against; newer engines serve it too.
@@ -47,9 +49,18 @@ struct Limits {
     /// From the request to the head of its answer, and the longest silence
     /// while either body is sent.
     answer: Duration,
-    /// Retries may go on this long; zero = never repeated.
+    /// Retries may go on this long; zero = never repeated. (A request that
+    /// found nobody is another matter: see `AWAY_FOR`.)
     retry: Duration,
 }
+
+/// A request that found nobody was never made: whatever it is, it may be tried
+/// again for so long, a restart of the engine.
+const AWAY_FOR: Duration = Duration::from_secs(10);
+/// Longest silence within a short answer.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// Over TCP a request under way cannot be ended, so its limit is this.
+const TCP_WITHIN: Duration = Duration::from_secs(15);
 
 impl Op {
     pub(super) const fn name(self) -> &'static str {
@@ -82,12 +93,32 @@ impl Op {
         matches!(self, Op::LoadImage | Op::BuildImage)
     }
 
+    /// Short requests of which a dead engine must not keep anybody waiting.
+    const fn is_watched(self) -> bool {
+        match self {
+            Op::Ping | Op::Version | Op::Info | Op::ReadFile | Op::Events | Op::Pull | Op::LoadImage | Op::BuildImage => false,
+            Op::InspectImage
+            | Op::InspectVolume
+            | Op::Inspect
+            | Op::ListImages
+            | Op::RemoveImage
+            | Op::Create
+            | Op::Attach
+            | Op::Start
+            | Op::Pause
+            | Op::Unpause
+            | Op::Remove
+            | Op::List => true,
+        }
+    }
+
     /// The one table of limits. Create, start and pull are never repeated by
     /// themselves: the engine may have done what it could not answer.
     const fn limits(self) -> Limits {
         let (answer, retry) = match self {
-            Op::Ping | Op::Version | Op::Info | Op::ReadFile => (10, 0),
-            Op::InspectImage | Op::InspectVolume | Op::Inspect => (30, 3),
+            Op::Ping => (PING_WITHIN.as_secs(), 0),
+            Op::Version | Op::Info | Op::ReadFile => (10, 0),
+            Op::InspectImage | Op::InspectVolume | Op::Inspect => (15, 3),
             Op::List | Op::ListImages => (60, 3),
             Op::Create | Op::Start => (60, 0),
             // A start goes on without.
@@ -220,6 +251,8 @@ pub enum AddressError {
 pub struct Engine {
     transport: Transport,
     address: String,
+    /// Whether it answers.
+    pub(super) circuit: Circuit,
     /// `/v1.41`, known after `negotiate`.
     prefix: String,
     /// Calls off every pause between retries.
@@ -293,7 +326,7 @@ impl Engine {
         let no_stop = |source| AddressError::Stop { source };
         let call_off = Arc::new(Stop::new().map_err(no_stop)?);
         let transport = Transport::to(host, &call_off).ok_or_else(|| AddressError::Form { host: host.to_owned() })?;
-        Ok(Engine { transport, address: host.to_owned(), prefix: String::new(), stop: Stop::new().map_err(no_stop)?, call_off })
+        Ok(Engine { transport, address: host.to_owned(), circuit: Circuit::new(), prefix: String::new(), stop: Stop::new().map_err(no_stop)?, call_off })
     }
 
     pub fn address(&self) -> &str {
@@ -322,15 +355,24 @@ impl Engine {
     }
 
     /// Asks, repeating while `again` says that the failure will pass, within
-    /// the table's time. Only for what may be done twice.
+    /// the table's time; and, without being asked, while nobody is there. So
+    /// `again` may only be true for what may be done twice.
     pub(super) fn ask_until(&self, ask: &Ask<'_>, again: impl Fn(&EngineError) -> bool) -> Result<Answer, EngineError> {
-        let until = Instant::now() + ask.op.limits().retry;
+        let begun = Instant::now();
+        let until = |error: &EngineError| {
+            let budget = match error.fault {
+                Fault::Away { .. } => AWAY_FOR,
+                _ if again(error) => ask.op.limits().retry,
+                _ => Duration::ZERO,
+            };
+            begun + ask.within.map_or(budget, |within| budget.min(within))
+        };
         let mut delay = Duration::from_millis(5);
         loop {
             match self.ask(ask) {
-                Err(error) if again(&error) && Instant::now() < until && !self.stop.fired() => {
+                Err(error) if Instant::now() < until(&error) && !self.stop.fired() && self.circuit.health() != Health::Away => {
                     log::debug!("{error}; trying again");
-                    self.pause(jittered(delay).min(until.saturating_duration_since(Instant::now())));
+                    self.pause(jittered(delay).min(until(&error).saturating_duration_since(Instant::now())));
                     delay = (delay * 2).min(Duration::from_millis(500));
                 }
                 done => return done,
@@ -343,8 +385,25 @@ impl Engine {
     /// the time for the answer.
     pub(super) fn open(&self, ask: &Ask<'_>, idle_within: Option<Duration>, body: &mut dyn Read) -> Result<Stream, EngineError> {
         let target = format!("{}{}", self.prefix, ask.target);
-        let within = ask.answer_within();
-        let stream = self.transport.send(ask, &target, within, idle_within, body)?;
+        let mut within = ask.answer_within();
+        let mut idle_within = idle_within;
+        let mut waiting = None;
+        if ask.op.is_watched() {
+            let entered = self.circuit.enter(Instant::now());
+            waiting = Some(entered.map_err(|fault| EngineError::new(ask.op, ask.subject, fault))?);
+            idle_within = idle_within.or(Some(within.min(BODY_WITHIN)));
+            if !self.can_interrupt() {
+                within = within.min(TCP_WITHIN);
+            }
+        }
+        let cut = waiting.as_ref().and_then(|w| w.cut.as_ref());
+        let stream = self.transport.send(ask, &target, within, idle_within, cut, body).inspect_err(|e| {
+            if matches!(e.fault, Fault::Away { .. }) {
+                let now = Instant::now();
+                self.circuit.failed(now, now);
+            }
+        })?;
+        self.circuit.answered();
         if (200..300).contains(&stream.status) || stream.status == 304 {
             return Ok(stream);
         }
@@ -356,7 +415,9 @@ impl Engine {
     /// Asks for a stream of bytes in both directions and hands out its
     /// descriptor, with what was read from it already.
     pub(super) fn hijack(&self, ask: &Ask<'_>) -> Result<(OwnedFd, Vec<u8>), EngineError> {
-        self.transport.hijack(ask, &format!("{}{}", self.prefix, ask.target), ask.answer_within())
+        let entered = self.circuit.enter(Instant::now());
+        let waiting = entered.map_err(|fault| EngineError::new(ask.op, ask.subject, fault))?;
+        self.transport.hijack(ask, &format!("{}{}", self.prefix, ask.target), ask.answer_within(), waiting.cut.as_ref())
     }
 
     /// Waits, unless the driver is being closed.

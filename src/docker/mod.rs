@@ -9,6 +9,7 @@
 //! Does not: know calls, queues, sockets of functions, or when to do what.
 
 mod build;
+mod circuit;
 mod cleaner;
 mod containers;
 mod create;
@@ -17,6 +18,7 @@ mod engine;
 mod events;
 mod exits;
 mod images;
+mod launch;
 mod networks;
 mod parked;
 mod probe;
@@ -34,7 +36,7 @@ mod transport;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -47,19 +49,21 @@ pub use probe::{Facts, Freezing, Trial, facts, trial};
 
 use crate::call::LaunchError;
 use crate::config::DockerConfig;
-use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Freezer, Instance, StartBudget};
+use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Health, Instance, StartBudget};
 use crate::model::Id;
-use crate::pool::{Permit, Permits, SpawnError, Thread, spawn};
+use crate::pool::{Permits, SpawnError, Thread, spawn};
 use crate::registry::{AuthError, Registries, encode};
+use circuit::Pulse;
 use cleaner::{Cleaner, Cleaning};
-use containers::{Listed, State, passing};
-use create::{Host, Plan, iofs_source};
-use discard::{Discard, Discarder};
+use containers::passing;
+use create::{Host, iofs_source};
+use discard::{Discard, Discarder, Leftovers};
 use engine::{Ask, pair};
 use events::Events;
 use exits::Exits;
+use launch::{Failed, launch_error};
 use networks::Networks;
-use parked::{Crew, Parked, Starting};
+use parked::{Crew, Parked};
 
 /// The oldest engine that has what create bodies ask for.
 const OLDEST: (u32, u32) = (17, 10);
@@ -113,10 +117,11 @@ pub enum DockerOpenError {
 pub struct Docker {
     shared: Arc<Shared>,
     describe: String,
-    /// Both `None` once closed.
+    /// All `None` once closed.
     events: Mutex<Option<Events>>,
     cleaning: Mutex<Option<Cleaning>>,
     crew: Mutex<Option<Crew>>,
+    pulse: Mutex<Option<Pulse>>,
 }
 
 /// What the driver's own threads need too.
@@ -212,7 +217,7 @@ impl Docker {
         let exits = Arc::new(Exits::default());
         // Podman makes its networks another way; nothing is known to be gained there.
         let park = if version.is_podman() { 0 } else { config.parked_networks };
-        let discarder = Discarder::start(engine.clone(), identity.store_id.to_string(), identity.instance_id.to_string())?;
+        let discarder = Discarder::start(leftovers(&engine, &exits, identity))?;
         let cleaner = (config.clean_max_bytes > 0).then(|| {
             let exempt = config.clean_exempt.iter().cloned().chain(parked::image_for(&info.architecture));
             Arc::new(Cleaner::new(config.clean_max_bytes, exempt))
@@ -235,7 +240,9 @@ impl Docker {
         });
         let events = Events::start(engine, exits, identity.store_id.to_string())?;
         let cleaning = shared.cleaner.as_ref().map(|cleaner| cleaner.start(shared.images.clone())).transpose()?;
-        let docker = Docker { shared, describe, events: Mutex::new(Some(events)), cleaning: Mutex::new(cleaning), crew: Mutex::new(None) };
+        let docker =
+            Docker { shared, describe, events: Mutex::new(Some(events)), cleaning: Mutex::new(cleaning), crew: Mutex::new(None), pulse: Mutex::new(None) };
+        *docker.pulse.lock() = Some(Pulse::start(docker.shared.engine.clone())?);
         // Last: whatever fails before leaves no container.
         *docker.crew.lock() = Crew::start(&docker.shared)?;
         Ok(docker)
@@ -244,196 +251,6 @@ impl Docker {
     /// The engine's images.
     pub fn images(&self) -> &Images {
         &self.shared.images
-    }
-
-    /// Makes the container. What an unclear failure may have made is discarded.
-    fn create(&self, spec: &ContainerSpec, join: bool, until: Instant) -> Result<Made, EngineOrIofs> {
-        let shared = &*self.shared;
-        let source = iofs_source(&spec.iofs, &shared.identity.iofs, shared.engine_iofs.as_deref())?;
-        let own = if spec.no_network { Some("none") } else { shared.networks.assign(&spec.id) };
-        let joined = if join && !spec.no_network { shared.parked.take(own, &spec.id) } else { None };
-        let network = joined.as_deref().or(own);
-        let plan =
-            Plan { spec, config: &shared.config, identity: &shared.identity, host: shared.host, iofs_source: &source, network, hostname: &shared.hostname };
-        let malformed = |e: serde_json::Error| EngineError::new(Op::Create, &spec.id, Fault::Malformed { what: e.to_string() });
-        let body = plan.body().map_err(malformed)?;
-        let created = shared.engine.create(&spec.id, &body, left(until));
-        if let Err(error) = &created {
-            let unclear = match &error.fault {
-                Fault::Away { .. } => false,
-                Fault::Timeout { .. } | Fault::Broken { .. } | Fault::Malformed { .. } => true,
-                // The name is ours alone: a container that has it is the fruit
-                // of an earlier, lost answer.
-                Fault::Status { code, .. } => *code == 409 || *code >= 500,
-            };
-            if unclear {
-                shared.discard(&spec.id, false);
-            }
-        }
-        Ok(Made { engine_id: created?, joined: joined.is_some() })
-    }
-
-    /// Create, where the image may have gone since it was last seen. Also
-    /// returns until when the start must be done.
-    fn create_with_image(&self, spec: &ContainerSpec, join: bool, budget: &StartBudget) -> Result<Created<'_>, LaunchError> {
-        let images = &self.shared.images;
-        let ensure = || {
-            let image = images.ensured(&spec.image, spec.pull, budget.pull_until)?;
-            if let Some(cleaner) = &self.shared.cleaner {
-                cleaner.used(image, &spec.id);
-            }
-            Ok::<(), LaunchError>(())
-        };
-        ensure()?;
-        match self.create_in_turn(spec, join, budget)? {
-            Err(EngineOrIofs::Engine(error)) if error.is_gone() && error.message().contains("No such image") => {
-                images.forget(&spec.image);
-                ensure()?;
-                self.create_in_turn(spec, join, budget)?.map_err(EngineOrIofs::launch_error)
-            }
-            done => done.map_err(EngineOrIofs::launch_error),
-        }
-    }
-
-    /// Creates when it is this start's turn; the turn lasts until the permit
-    /// is dropped. A pull never has one.
-    fn create_in_turn(&self, spec: &ContainerSpec, join: bool, budget: &StartBudget) -> Result<Result<Created<'_>, EngineOrIofs>, LaunchError> {
-        let until = Instant::now() + budget.start_within;
-        let busy = || LaunchError::Engine { step: "start", text: "other starts took all its time".to_owned() };
-        let permit = self.shared.starting.take(until).ok_or_else(busy)?;
-        let turn = Turn { _permit: permit, _starting: self.shared.parked.starting() };
-        if self.shared.engine.call_off.fired() {
-            return Err(LaunchError::CalledOff { why: "the server is shutting down" });
-        }
-        Ok(self.create(spec, join, until).map(|made| Created { made, until, turn }))
-    }
-
-    /// Image, create, start. `join`: a parked network, if one is ready.
-    fn start_once(&self, spec: &ContainerSpec, join: bool, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, Failed> {
-        let shared = &*self.shared;
-        let begun = Instant::now();
-        let created = self.create_with_image(spec, join, budget).inspect_err(|_| shared.release(&spec.id))?;
-        let Created { made: Made { engine_id, joined }, until, turn } = created;
-        let created = Instant::now();
-        // Registered before it runs, so that no end goes unseen.
-        shared.exits.register(&engine_id, exit.clone());
-        let mut unfinished = Unfinished { docker: self, name: &spec.id, engine_id: &engine_id, done: false };
-        self.attach(spec, &engine_id, &*exit);
-        let attached = Instant::now();
-        if let Err(e) = shared.engine.start(&engine_id, left(until)) {
-            // Removed here and now: the next try has the same name.
-            let alone = joined && cannot_join(&e) && shared.engine.remove(&engine_id, left(until)).is_ok();
-            return Err(Failed { error: launch_error(&e), alone });
-        }
-        drop(turn);
-        let started = Instant::now();
-        let state = shared.engine.inspect(&engine_id).map_err(|e| launch_error(&e))?;
-        unfinished.done = true;
-        log::debug!(
-            "container {}: image and create {} ms, attach {} us, start {} ms{}, inspect {} ms",
-            spec.id,
-            (created - begun).as_millis(),
-            (attached - created).as_micros(),
-            (started - attached).as_millis(),
-            if joined { " (parked network)" } else { "" },
-            started.elapsed().as_millis()
-        );
-        if !state.running {
-            shared.exits.ended(&engine_id, state.exit_code, state.oom_killed);
-        }
-        let freezer = self.freezer(&engine_id, &state);
-        Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, engine_id: engine_id.clone() })
-    }
-
-    /// Hands over what the container prints. A function whose output is lost
-    /// still answers.
-    fn attach(&self, spec: &ContainerSpec, engine_id: &str, sink: &dyn ExitSink) {
-        if !sink.wants_output() {
-            return;
-        }
-        match self.shared.engine.attach(engine_id) {
-            Ok(output) => sink.output(output),
-            Err(error) => log::warn!("what container {} prints is lost: {error}", spec.id),
-        }
-    }
-
-    fn freezer(&self, engine_id: &str, state: &State) -> Option<Freezer> {
-        match Freezer::find(state.pid()?, engine_id) {
-            Ok(freezer) => Some(freezer),
-            Err(e) => {
-                log::debug!("container {engine_id}: frozen through the engine: {e}");
-                None
-            }
-        }
-    }
-}
-
-/// A container the engine has made.
-struct Made {
-    engine_id: String,
-    /// It is to join a parked network.
-    joined: bool,
-}
-
-/// This start's turn at the engine.
-struct Turn<'d> {
-    _permit: Permit<'d>,
-    _starting: Starting<'d>,
-}
-
-/// A container that was created, not started.
-struct Created<'d> {
-    made: Made,
-    until: Instant,
-    turn: Turn<'d>,
-}
-
-/// A start that failed.
-struct Failed {
-    error: LaunchError,
-    /// The parked network was not there to be joined; nothing is left.
-    alone: bool,
-}
-
-impl From<LaunchError> for Failed {
-    fn from(error: LaunchError) -> Failed {
-        Failed { error, alone: false }
-    }
-}
-
-/// Either way a create can fail.
-#[derive(Debug, thiserror::Error)]
-enum EngineOrIofs {
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    Iofs(#[from] IofsError),
-}
-
-impl EngineOrIofs {
-    fn launch_error(self) -> LaunchError {
-        match self {
-            EngineOrIofs::Engine(error) => launch_error(&error),
-            EngineOrIofs::Iofs(error) => LaunchError::Iofs { text: error.to_string() },
-        }
-    }
-}
-
-/// A created container that has not come up yet: dropped, it is discarded.
-struct Unfinished<'a> {
-    docker: &'a Docker,
-    name: &'a str,
-    engine_id: &'a str,
-    done: bool,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            self.docker.shared.exits.cancel(self.engine_id);
-            self.docker.shared.discard(self.engine_id, true);
-            self.docker.shared.release(self.name);
-        }
     }
 }
 
@@ -459,14 +276,14 @@ impl Driver for Docker {
 
     fn freeze(&self, instance: &Instance) -> Result<(), DriverError> {
         match &instance.freezer {
-            Some(freezer) => freezer.freeze().map_err(|e| failed("freeze", instance, &e)),
+            Some(freezer) => freezer.freeze().map_err(|e| DriverError { verb: "freeze", id: instance.id.clone(), text: e.to_string(), begun: true }),
             None => self.shared.engine.pause_container(&instance.engine_id).map_err(|e| failed("freeze", instance, &e)),
         }
     }
 
     fn thaw(&self, instance: &Instance) -> Result<(), DriverError> {
         match &instance.freezer {
-            Some(freezer) => freezer.thaw().map_err(|e| failed("thaw", instance, &e)),
+            Some(freezer) => freezer.thaw().map_err(|e| DriverError { verb: "thaw", id: instance.id.clone(), text: e.to_string(), begun: true }),
             None => self.shared.engine.unpause_container(&instance.engine_id).map_err(|e| failed("thaw", instance, &e)),
         }
     }
@@ -495,21 +312,21 @@ impl Driver for Docker {
 
     fn reclaim(&self) -> Result<usize, DriverError> {
         let shared = &self.shared;
-        let (store, instance) = (shared.identity.store_id.to_string(), shared.identity.instance_id.to_string());
-        let trouble = |text: String| DriverError { verb: "reclaim", id: store.clone(), text };
-        let mut left = shared.engine.list_store(&store).map_err(|e| trouble(e.to_string()))?;
-        left.retain(|c| c.instance() != Some(&instance));
+        let store = shared.identity.store_id.to_string();
+        let trouble = |text: String| DriverError { verb: "reclaim", id: store.clone(), text, begun: true };
+        let leftovers = Arc::new(leftovers(&shared.engine, &shared.exits, &shared.identity));
+        let left = leftovers.of_others().map_err(|e| trouble(e.to_string()))?;
         let (count, left) = (left.len(), Arc::new(Mutex::new(left)));
         let failures = Arc::new(Mutex::new(Vec::new()));
         let workers: Vec<Thread> = (0..RECLAIM_THREADS.min(count))
             .map(|n| {
-                let (shared, left, failures) = (shared.clone(), left.clone(), failures.clone());
+                let (leftovers, left, failures) = (leftovers.clone(), left.clone(), failures.clone());
                 spawn(format!("docker-reclaim-{n}"), move || {
                     loop {
                         // Taken in a statement of its own: no lock while it is removed.
                         let next = left.lock().pop();
                         let Some(container) = next else { return };
-                        if let Err(e) = shared.remove_leftover(&container) {
+                        if let Err(e) = leftovers.remove(&container) {
                             failures.lock().push(e.to_string());
                         }
                     }
@@ -523,6 +340,10 @@ impl Driver for Docker {
             discarder.look_again();
         }
         if failures.is_empty() { Ok(count) } else { Err(trouble(failures.join("; "))) }
+    }
+
+    fn health(&self) -> Health {
+        self.shared.engine.circuit.health()
     }
 
     fn call_off(&self) {
@@ -542,6 +363,10 @@ impl Driver for Docker {
             discarder.join();
         }
         self.shared.engine.stop.fire();
+        let pulse = self.pulse.lock().take();
+        if let Some(pulse) = pulse {
+            pulse.join(&self.shared.engine);
+        }
         let cleaning = self.cleaning.lock().take();
         if let Some(cleaning) = cleaning {
             cleaning.join();
@@ -582,46 +407,15 @@ impl Shared {
     fn labels(&self) -> serde_json::Map<String, serde_json::Value> {
         create::labels(&self.identity, self.config.label_tag.as_deref()).map(|(key, value)| (key, value.into())).collect()
     }
-
-    /// A container of an earlier run, perhaps frozen by its cgroup, of which
-    /// the engine knows nothing and which its kill would wait for in vain.
-    fn remove_leftover(&self, container: &Listed) -> Result<(), EngineError> {
-        match self.engine.inspect(&container.id) {
-            Ok(state) => {
-                if let Some(Ok(freezer)) = state.pid().map(|pid| Freezer::find(pid, &container.id)) {
-                    let _ = freezer.thaw();
-                }
-            }
-            Err(e) if e.is_gone() => return Ok(()),
-            Err(e) if passing(&e) => return Err(e),
-            // Odd words about its state do not keep it.
-            Err(e) => log::warn!("{e}"),
-        }
-        self.engine.remove(&container.id, REMOVE_WITHIN)
-    }
 }
 
-fn left(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now())
+fn failed(verb: &'static str, instance: &Instance, error: &EngineError) -> DriverError {
+    let begun = !matches!(error.fault, Fault::Away { .. });
+    DriverError { verb, id: instance.id.clone(), text: error.to_string(), begun }
 }
 
-fn failed(verb: &'static str, instance: &Instance, error: &dyn std::error::Error) -> DriverError {
-    DriverError { verb, id: instance.id.clone(), text: error.to_string() }
-}
-
-/// The container whose network was to be joined is not there any more.
-fn cannot_join(error: &EngineError) -> bool {
-    let message = error.message();
-    matches!(error.status(), Some(404 | 409 | 500)) && ["cannot join network", "No such container", "/ns/net"].iter().any(|words| message.contains(words))
-}
-
-/// What a waiting caller is told about a failed step.
-fn launch_error(error: &EngineError) -> LaunchError {
-    let (step, text) = (error.op.name(), error.fault.to_string());
-    match error.fault {
-        Fault::Away { .. } | Fault::Timeout { .. } | Fault::Broken { .. } => LaunchError::EngineAway { step, text },
-        Fault::Status { .. } | Fault::Malformed { .. } => LaunchError::Engine { step, text },
-    }
+fn leftovers(engine: &Arc<Engine>, exits: &Arc<Exits>, identity: &Identity) -> Leftovers {
+    Leftovers { engine: engine.clone(), exits: exits.clone(), store: identity.store_id.to_string(), instance: identity.instance_id.to_string() }
 }
 
 /// Where a volume lies on the engine's host. (Mounting a folder inside a

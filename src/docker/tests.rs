@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::containers::Listed;
 use super::testing::{Folder, TestImage, Told, config, engine, image, wait_until};
 use super::*;
 use crate::driver::Instance;
@@ -106,6 +107,7 @@ fn a_container_is_as_the_specification_says() {
         "root=false",
         "tmp=true",
         "net=1",
+        "lo=true",
         "one=docker-init",
         "Uid:\t1000\t1000\t1000\t1000",
         "Gid:\t1000\t1000\t1000\t1000",
@@ -118,6 +120,96 @@ fn a_container_is_as_the_specification_says() {
     assert!(told.all().is_empty());
     room.remove(&instance);
     assert_eq!(told.all().len(), 1, "removal is an end too, told once");
+}
+
+/// The table of the specification's create request, field by field, as the
+/// engine has it and as it looks from inside.
+#[test]
+fn every_field_of_a_container_is_as_the_table_says() {
+    let mut config = config();
+    config.max_tmpfs_inodes = 100;
+    config.label_tag = Some("tagged".to_owned());
+    let Some(room) = Room::with(&config, Id::new()) else { return };
+    let mut spec = room.spec("look");
+    spec.no_network = false;
+    // Nobody has to listen for datagrams.
+    spec.syslog_url = Some("udp://127.0.0.1:514".to_owned());
+    let instance = room.docker.start(&spec, &budget(), Told::new()).expect("starts");
+    let found = raw(&room.engine, &instance.engine_id);
+    let identity = &room.docker.shared.identity;
+    let (store, process) = (identity.store_id.to_string(), identity.instance_id.to_string());
+    let ulimit = |name: &str, n: u64| serde_json::json!({"Name": name, "Soft": n, "Hard": n});
+    let rows: Vec<(&str, Value)> = vec![
+        ("/Name", format!("/{}", spec.id).into()),
+        ("/Config/Image", room.image.name.clone().into()),
+        ("/Config/Cmd", Value::Null),
+        ("/Config/Entrypoint", serde_json::json!(["/prog"])),
+        ("/Config/User", "1000:1000".into()),
+        ("/Config/AttachStdout", false.into()),
+        ("/Config/AttachStderr", false.into()),
+        ("/Config/OpenStdin", false.into()),
+        ("/Config/StdinOnce", false.into()),
+        ("/Config/AttachStdin", false.into()),
+        ("/Config/WorkingDir", "".into()),
+        ("/Config/Volumes", Value::Null),
+        ("/Config/Hostname", room.docker.shared.hostname.clone().into()),
+        ("/Config/Labels", serde_json::json!({"fn-agent-classifier": "tagged", "fn-agent-instance": process, "hob.store": store, "hob.instance": process})),
+        ("/HostConfig/Memory", 134_217_728.into()),
+        ("/HostConfig/MemorySwap", 134_217_728.into()),
+        ("/HostConfig/CpuQuota", 50_000.into()),
+        ("/HostConfig/CpuPeriod", 100_000.into()),
+        ("/HostConfig/PidsLimit", 50.into()),
+        ("/HostConfig/Ulimits", vec![ulimit("nofile", 350), ulimit("memlock", 65536), ulimit("sigpending", 5000), ulimit("msgqueue", 819_200)].into()),
+        ("/HostConfig/ReadonlyRootfs", true.into()),
+        ("/HostConfig/Tmpfs", serde_json::json!({"/tmp": "size=16m,nr_inodes=100"})),
+        ("/HostConfig/StorageOpt", Value::Null),
+        ("/HostConfig/Binds", serde_json::json!([format!("{}:/tmp/iofs", room.folder.path.display())])),
+        (
+            "/HostConfig/LogConfig",
+            serde_json::json!({"Type": "syslog", "Config": {"syslog-address": "udp://127.0.0.1:514", "syslog-facility": "user", "syslog-format": "rfc5424", "tag": "app_id=app,fn_id=fn"}}),
+        ),
+        ("/HostConfig/NetworkMode", "default".into()),
+        ("/HostConfig/CapAdd", Value::Null),
+        ("/HostConfig/CapDrop", serde_json::json!(["all"])),
+        ("/HostConfig/SecurityOpt", serde_json::json!(["no-new-privileges"])),
+        ("/HostConfig/Init", true.into()),
+        ("/HostConfig/Privileged", false.into()),
+        ("/HostConfig/AutoRemove", false.into()),
+        ("/HostConfig/PidMode", "".into()),
+        ("/HostConfig/RestartPolicy/MaximumRetryCount", 0.into()),
+        ("/HostConfig/PublishAllPorts", false.into()),
+    ];
+    for (field, expected) in rows {
+        assert_eq!(found.pointer(field).unwrap_or(&Value::Null), &expected, "{field}");
+    }
+    for pair in ["A=1", "B=x=y", "MODE=look"] {
+        assert!(found["Config"]["Env"].as_array().expect("env").contains(&pair.into()), "{pair}");
+    }
+
+    let look = room.folder.read("look");
+    let has = |words: &[&str]| assert!(look.lines().any(|l| words.iter().all(|w| l.contains(w))), "{words:?} in\n{look}");
+    for words in [
+        &["Max open files ", " 350 "][..],
+        &["Max locked memory ", " 65536 "],
+        &["Max pending signals ", " 5000 "],
+        &["Max msgqueue size ", " 819200 "],
+        &["root=false"],
+        &["tmp=true"],
+        &["lo=true"],
+        &["net=2"],
+        &["one=docker-init"],
+        &["CapBnd:", "0000000000000000"],
+        &["NoNewPrivs:", "1"],
+        &[" /tmp tmpfs ", "nosuid", "nodev", "noexec", "size=16384k", "nr_inodes=100"],
+        &[&format!("name={}", room.docker.shared.hostname)],
+    ] {
+        has(words);
+    }
+    let info: Value = room.engine.ask(&Ask::new(Op::Info, "engine", "GET", "/info".to_owned())).expect("info").json().expect("json");
+    if info["SecurityOptions"].to_string().contains("seccomp") {
+        has(&["Seccomp:", "2"]);
+    }
+    room.remove(&instance);
 }
 
 #[test]
@@ -266,6 +358,25 @@ fn reclaim_removes_what_is_ours_and_nothing_else() {
     assert_eq!(stranger.ours().len(), 1);
     assert_eq!(after.docker.reclaim().expect("nothing more"), 0);
     after.remove(&own);
+    stranger.remove(&other);
+}
+
+#[test]
+fn what_nobody_knows_of_is_found_by_a_look_and_nothing_else() {
+    let Some(room) = Room::new() else { return };
+    let (owned, _a) = room.start("");
+    let (lost, _b) = room.start("");
+    room.docker.shared.exits.cancel(&lost.engine_id);
+    let stranger = Room::new().expect("engine");
+    let (other, _c) = stranger.start("");
+    let shared = &room.docker.shared;
+    let look = leftovers(&shared.engine, &shared.exits, &shared.identity);
+    let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later").as_secs()).expect("fits");
+    assert_eq!(look.sweep(now).expect("looked"), 0, "too young to be lost");
+    assert_eq!(look.sweep(now + 1000).expect("looked"), 1);
+    assert_eq!(room.ours().iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), [owned.engine_id.as_str()]);
+    assert_eq!(stranger.ours().len(), 1);
+    room.remove(&owned);
     stranger.remove(&other);
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::containers::Listed;
 use super::testing::{Folder, TestImage, Told, config, engine, image, wait_until};
 use super::*;
 

@@ -48,13 +48,15 @@ impl Transport {
         }
     }
 
-    /// Sends; `target` is the whole path. Any status is a success here.
+    /// Sends; `target` is the whole path. Any status is a success here. `cut`
+    /// ends the wait for the answer, but not over TCP.
     pub(super) fn send(
         &self,
         ask: &Ask<'_>,
         target: &str,
         within: Duration,
         idle_within: Option<Duration>,
+        cut: Option<&Arc<Stop>>,
         body: &mut dyn Read,
     ) -> Result<Stream, EngineError> {
         match self {
@@ -65,6 +67,7 @@ impl Transport {
                 target,
                 within,
                 Some(idle_within.unwrap_or(within)).filter(|_| ask.op != Op::Events),
+                cut,
                 body,
             ),
             Transport::Tcp { base, agent, .. } => tcp(agent, ask, &format!("{base}{target}"), within, body),
@@ -72,7 +75,7 @@ impl Transport {
     }
 
     /// Sends a request that turns its connection into a plain stream.
-    pub(super) fn hijack(&self, ask: &Ask<'_>, target: &str, within: Duration) -> Result<(OwnedFd, Vec<u8>), EngineError> {
+    pub(super) fn hijack(&self, ask: &Ask<'_>, target: &str, within: Duration, cut: Option<&Arc<Stop>>) -> Result<(OwnedFd, Vec<u8>), EngineError> {
         let failed = |e| client_error(ask.op, ask.subject, e);
         let fields = [("Connection", "Upgrade"), ("Upgrade", "tcp")];
         let mut request = Request {
@@ -85,7 +88,7 @@ impl Transport {
             idle_within: Some(within),
         };
         let response = match self {
-            Transport::Unix { client, .. } => client.send_alone(&mut request),
+            Transport::Unix { client, .. } => client.send_alone(&mut request, cut),
             Transport::Tcp { authority, .. } => send_over(dial_tcp(authority, CONNECT.min(within)).map_err(|e| away(ask, &e))?, &mut request),
         }
         .map_err(failed)?;
@@ -105,7 +108,15 @@ impl Transport {
     }
 }
 
-fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_within: Option<Duration>, body: &mut dyn Read) -> Result<Stream, EngineError> {
+fn unix(
+    client: &Client,
+    ask: &Ask<'_>,
+    target: &str,
+    within: Duration,
+    idle_within: Option<Duration>,
+    cut: Option<&Arc<Stop>>,
+    body: &mut dyn Read,
+) -> Result<Stream, EngineError> {
     let mut fields: Vec<(&str, &str)> = ask.fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let body = match &ask.json {
         Some(json) => {
@@ -119,7 +130,7 @@ fn unix(client: &Client, ask: &Ask<'_>, target: &str, within: Duration, idle_wit
         None => RequestBody::Empty,
     };
     let mut request = Request { method: ask.method, target, fields: &fields, body, connect_within: CONNECT.min(within), head_within: within, idle_within };
-    let response = client.send(&mut request).map_err(|e| client_error(ask.op, ask.subject, e))?;
+    let response = client.send_unless(&mut request, cut).map_err(|e| client_error(ask.op, ask.subject, e))?;
     let interrupter = (ask.op == Op::Events).then(|| response.interrupter());
     Ok(Stream {
         op: ask.op,

@@ -129,6 +129,18 @@ pub struct DriverError {
     pub verb: &'static str,
     pub id: String,
     pub text: String,
+    /// It may have been done, wholly or in part. False: certainly not.
+    pub begun: bool,
+}
+
+/// Whether containers can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Good,
+    /// No answer just now; it may pass.
+    Failing,
+    /// No answer for long: starts fail at once until there is one.
+    Away,
 }
 
 /// Makes, freezes, thaws and removes containers. All verbs may be called from
@@ -167,6 +179,11 @@ pub trait Driver: Send + Sync + Debug {
     /// Starts under way may give up where they would wait for long (a pull).
     /// Called once, when the server goes; other verbs still come after it.
     fn call_off(&self) {}
+
+    /// How what makes the containers is doing, as of the last look: no waiting.
+    fn health(&self) -> Health {
+        Health::Good
+    }
 
     /// Stop the event thread; join it. After this no verb is called.
     fn close(&self);

@@ -6,15 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::container::Container;
 use super::evictor::{self, Candidate};
 use super::lifecycle;
 use super::plan::plan;
 use super::queue::SlotQueue;
-use crate::call::CallError;
+use crate::call::{CallError, LaunchError};
+use crate::driver::Health;
 use crate::pool::{Need, Place, Token};
 
 /// When there is no room for a function's minimum, it is tried again after this.
 const PREWARM_RETRY: Duration = Duration::from_secs(5);
+
+/// While the engine fails, what was put off is looked at again after this.
+const HEALTH_RETRY: Duration = Duration::from_secs(1);
 
 /// At most this many places in the token line for one queue: each is a
 /// container to be.
@@ -44,6 +49,7 @@ enum Next {
 
 fn round(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) -> Next {
     let now = Instant::now();
+    let health = shared.driver.health();
     // Decide and take out, under the queue's lock.
     let (decided, expired, freezing) = queue.with(|inner| {
         inner.reserved = places.len();
@@ -55,7 +61,9 @@ fn round(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) 
             // Indices of the plan were before the expired ones left.
             let kept: Vec<usize> = (0..view.idle.len()).filter(|i| !decided.expire.contains(i)).collect();
             let mut at = 0..;
-            inner.slots.take_idle(|_| at.next().and_then(|i| kept.get(i)).is_some_and(|i| decided.freeze.contains(i)))
+            // What only the engine can freeze, it cannot thaw either while it fails.
+            let can = |container: &Container| health == Health::Good || container.instance.freezer.is_some();
+            inner.slots.take_idle(|idle| at.next().and_then(|i| kept.get(i)).is_some_and(|i| decided.freeze.contains(i)) && can(&idle.item))
         };
         inner.slots.stopping += expired.len();
         inner.slots.freezing += freezing.len();
@@ -77,18 +85,46 @@ fn round(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) 
     for _ in 0..decided.surplus.min(places.len()) {
         places.pop();
     }
-    reserve(shared, queue, places, decided.start, now);
     let mut wake = decided.wake;
-    prewarm(shared, queue, decided.prewarm, now, &mut wake);
-    dispatch(shared, queue, places);
-    if !places.is_empty() {
-        make_room(shared, queue, places, now, &mut wake);
+    if health == Health::Away {
+        without_engine(queue, places, now);
+    } else {
+        reserve(shared, queue, places, decided.start, now);
+        prewarm(shared, queue, decided.prewarm, now, &mut wake);
+        dispatch(shared, queue, places);
+        // A container that may not come is worth none that is there.
+        if !places.is_empty() && health == Health::Good {
+            make_room(shared, queue, places, now, &mut wake);
+        }
+    }
+    if health != Health::Good && queue.with(|inner| !inner.slots.is_vacant()) {
+        let again = now + HEALTH_RETRY;
+        wake = Some(wake.map_or(again, |w| w.min(again)));
     }
     queue.with(|inner| {
         inner.reserved = places.len();
         inner.wakes = wake;
     });
     sleep_or_end(shared, queue, places, wake, now)
+}
+
+/// Nothing can be started: nobody is evicted for a container that cannot come,
+/// and callers who have none to wait for are told.
+fn without_engine(queue: &Arc<SlotQueue>, places: &mut Vec<Place>, now: Instant) {
+    places.clear();
+    let error = Arc::new(LaunchError::EngineAway { step: "start", text: "for some time now".to_owned() });
+    let hopeless = queue.with(|inner| {
+        inner.reserved = 0;
+        let hopeless = inner.slots.waiting() > 0 && inner.slots.live() + inner.slots.queued + inner.slots.starting == 0;
+        if hopeless {
+            inner.failures += 1;
+            inner.last_failure = Some((now, error.clone()));
+        }
+        hopeless
+    });
+    if hopeless {
+        queue.fail(usize::MAX, || CallError::Launch(error.clone()));
+    }
 }
 
 /// Joins the token line for each container to be started.

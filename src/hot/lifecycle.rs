@@ -118,7 +118,7 @@ fn boot(
         syslog_url: spec.syslog_url.clone(),
         app_id: spec.app_id.to_string(),
         fn_id: spec.fn_id.to_string(),
-        no_network: false,
+        no_network: spec.limits.no_network,
         pull: spec.limits.pull,
     };
     let instance = shared.driver.start(&container_spec, &budget, pulse.clone() as Arc<dyn ExitSink>)?;
@@ -223,6 +223,18 @@ pub(super) fn freeze(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut idle: Idl
             idle.frozen = true;
             if let Err(container) = queue.put_back(idle) {
                 wanted_meanwhile(shared, queue, container);
+            }
+        }
+        Err(error) if !error.begun => {
+            // It runs on as it was; frozen when that can be done again.
+            log::debug!("not frozen: {error}");
+            for state in [State::Frozen, State::Thawing, State::Busy, State::Idle] {
+                idle.item.pulse.become_(state);
+            }
+            if let Err(container) = queue.put_back(idle)
+                && let Some(container) = queue.give(container, Instant::now(), shared.quick_due(&queue.spec))
+            {
+                stop(shared, queue, container, "not needed");
             }
         }
         Err(error) => {

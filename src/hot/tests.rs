@@ -219,7 +219,7 @@ impl InProcess {
     fn set_frozen(&self, instance: &Instance, frozen: bool) -> Result<(), DriverError> {
         let live = self.live.lock();
         let verb = if frozen { "freeze" } else { "thaw" };
-        let running = live.get(&instance.id).ok_or_else(|| DriverError { verb, id: instance.id.clone(), text: "no such container".to_owned() })?;
+        let running = live.get(&instance.id).ok_or_else(|| DriverError { verb, id: instance.id.clone(), text: "no such container".to_owned(), begun: true })?;
         running.shared.frozen.store(frozen, Ordering::SeqCst);
         Ok(())
     }
@@ -249,7 +249,7 @@ impl FailsNth {
     }
 
     fn verb(&self, verb: &'static str, instance: &Instance) -> Result<(), DriverError> {
-        if self.fails(verb) { Err(DriverError { verb, id: instance.id.clone(), text: "as planned".to_owned() }) } else { Ok(()) }
+        if self.fails(verb) { Err(DriverError { verb, id: instance.id.clone(), text: "as planned".to_owned(), begun: true }) } else { Ok(()) }
     }
 }
 

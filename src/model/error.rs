@@ -107,6 +107,8 @@ pub enum ModelError {
     AnnotationLimit { key: &'static str, most: u64 },
     #[error("Invalid annotation value, hob/pull must be \"if-missing\", \"always\" or \"never\"")]
     AnnotationPull,
+    #[error("Invalid annotation value, {key} must be \"none\" or \"default\"")]
+    AnnotationNetwork { key: &'static str },
 
     #[error("config with an empty key")]
     ConfigKeyEmpty,

@@ -1,4 +1,4 @@
-//! A function's own scheduling limits, given as annotations:
+//! A function's own limits, given as annotations:
 //!
 //! | annotation | meaning |
 //! |---|---|
@@ -8,8 +8,9 @@
 //! | `hob/max-age-secs` | a container is replaced when it is this old |
 //! | `hob/max-attempts` | a detached call is run at most this often |
 //! | `hob/pull` | when its image is pulled: `"if-missing"`, `"always"` (at every start of a container), `"never"` |
+//! | `hob/network` | `"none"`: its containers have loopback and nothing else; `"default"`: as without |
 //!
-//! Values are whole numbers, of the last one a text. The app's annotations hold for all its functions;
+//! Values are whole numbers, of the last two a text. The app's annotations hold for all its functions;
 //! a function's own win.
 
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct FnLimits {
     /// Runs of a detached call; 0 = the server's setting.
     pub max_attempts: u32,
     pub pull: PullPolicy,
+    /// Containers without a network.
+    pub no_network: bool,
 }
 
 /// When an image is looked for in its registry.
@@ -54,6 +57,8 @@ impl PullPolicy {
 const KEYS: [(&str, u64); 5] =
     [("hob/min-instances", 1_000), ("hob/max-instances", 100_000), ("hob/max-calls", u64::MAX), ("hob/max-age-secs", 1 << 32), ("hob/max-attempts", 1_000)];
 
+const NETWORK: &str = "hob/network";
+
 fn number(annotations: &Annotations, key: &str) -> u64 {
     annotations.get(key).and_then(|value| value.get().parse().ok()).unwrap_or(0)
 }
@@ -69,11 +74,12 @@ impl FnLimits {
             max_age: Some(number(annotations, "hob/max-age-secs")).filter(|s| *s > 0).map(Duration::from_secs),
             max_attempts: u32::try_from(number(annotations, "hob/max-attempts")).unwrap_or(u32::MAX),
             pull: annotations.get(PULL).and_then(|value| PullPolicy::parse(value.get())).unwrap_or_default(),
+            no_network: annotations.get(NETWORK).is_some_and(|value| value.get() == "\"none\""),
         }
     }
 }
 
-/// Refuses values of the keys above that are no numbers or too large.
+/// Refuses values of the keys above that mean nothing.
 pub(super) fn check(annotations: &Annotations) -> Result<(), ModelError> {
     for (key, most) in KEYS {
         if let Some(value) = annotations.get(key)
@@ -86,7 +92,10 @@ pub(super) fn check(annotations: &Annotations) -> Result<(), ModelError> {
     if annotations.get(PULL).is_some_and(|value| value.get() != "\"\"" && PullPolicy::parse(value.get()).is_none()) {
         return Err(ModelError::AnnotationPull);
     }
-    Ok(())
+    match annotations.get(NETWORK).map(|value| value.get()) {
+        None | Some("\"none\"" | "\"default\"" | "\"\"") => Ok(()),
+        Some(_) => Err(ModelError::AnnotationNetwork { key: NETWORK }),
+    }
 }
 
 #[cfg(test)]
@@ -105,6 +114,15 @@ mod tests {
         assert!(check(&annotations("hob/pull", "\"never\"")).is_ok() && check(&annotations("hob/pull", "\"\"")).is_ok());
         for bad in ["\"sometimes\"", "true", "[\"always\"]"] {
             assert!(check(&annotations("hob/pull", bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_network_or_none() {
+        assert!(FnLimits::read(&annotations("hob/network", "\"none\"")).no_network);
+        assert!(!FnLimits::read(&annotations("hob/network", "\"default\"")).no_network);
+        for (value, good) in [("\"none\"", true), ("\"default\"", true), ("\"bridge\"", false), ("1", false), ("{}", false)] {
+            assert_eq!(check(&annotations("hob/network", value)).is_ok(), good, "{value}");
         }
     }
 

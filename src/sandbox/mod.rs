@@ -369,7 +369,7 @@ impl Driver for Sandbox {
     }
 
     fn remove(&self, instance: &Instance) -> Result<(), DriverError> {
-        self.keeper.remove(&instance.id).map_err(|text| DriverError { verb: "remove", id: instance.id.clone(), text })
+        self.keeper.remove(&instance.id).map_err(|text| DriverError { verb: "remove", id: instance.id.clone(), text, begun: true })
     }
 
     fn reclaim(&self) -> Result<usize, DriverError> {
@@ -389,7 +389,7 @@ impl Driver for Sandbox {
 /// Without a freezer a container is simply left running.
 fn with_freezer(verb: &'static str, instance: &Instance, act: impl Fn(&Freezer) -> Result<(), crate::driver::FreezerError>) -> Result<(), DriverError> {
     match &instance.freezer {
-        Some(freezer) => act(freezer).map_err(|e| DriverError { verb, id: instance.id.clone(), text: e.to_string() }),
+        Some(freezer) => act(freezer).map_err(|e| DriverError { verb, id: instance.id.clone(), text: e.to_string(), begun: true }),
         None => Ok(()),
     }
 }

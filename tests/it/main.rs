@@ -18,6 +18,7 @@ mod doctor;
 mod durability;
 mod environment;
 mod escape;
+mod faults;
 mod fn_tool;
 mod hostile;
 mod images;

@@ -157,25 +157,35 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]. An HTTP error status is a response, not an error.
     pub fn send(&self, request: &mut Request<'_>) -> Result<Response, ClientError> {
+        self.send_unless(request, None)
+    }
+
+    /// The same; `stop` ends the wait for this response (the client's own is
+    /// not looked at then).
+    ///
+    /// # Errors
+    /// As `send`.
+    pub fn send_unless(&self, request: &mut Request<'_>, stop: Option<&Arc<Stop>>) -> Result<Response, ClientError> {
+        let stop = stop.or(self.stop.as_ref());
         let head = request_head(request)?;
         let may_resend = !matches!(request.body, RequestBody::Reader { .. });
         if let Some(fd) = self.idle.take() {
-            match self.exchange(fd, &head, request) {
+            match exchange(fd, &head, request, Some(&self.idle), stop) {
                 Err(ClientError::Closed { phase: Phase::Send | Phase::Head }) if may_resend => {}
                 done => return done,
             }
         }
         let fd = self.connect(request.connect_within)?;
-        self.exchange(fd, &head, request)
+        exchange(fd, &head, request, Some(&self.idle), stop)
     }
 
     /// The same on a connection of its own, never a kept one.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn send_alone(&self, request: &mut Request<'_>) -> Result<Response, ClientError> {
+    pub fn send_alone(&self, request: &mut Request<'_>, stop: Option<&Arc<Stop>>) -> Result<Response, ClientError> {
         let head = request_head(request)?;
-        self.exchange(self.connect(request.connect_within)?, &head, request)
+        exchange(self.connect(request.connect_within)?, &head, request, Some(&self.idle), stop.or(self.stop.as_ref()))
     }
 
     fn connect(&self, within: Duration) -> Result<OwnedFd, ClientError> {
@@ -196,10 +206,6 @@ impl Client {
                 Err(e) => return Err(ClientError::Connect { path: self.path.clone(), source: e.into() }),
             }
         }
-    }
-
-    fn exchange(&self, fd: OwnedFd, head: &[u8], request: &mut Request<'_>) -> Result<Response, ClientError> {
-        exchange(fd, head, request, Some(&self.idle), self.stop.as_ref())
     }
 }
 
