@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::call::{Call, CallError, Caller, Moment};
 use crate::config::Config;
 use crate::hot::{Hot, Lease, Logs};
-use crate::metrics::CALLS;
+use crate::metrics::{CALLS, ContainerRow};
 use crate::model::{FnSpec, Id, SlotKey, Timestamp};
 use crate::pool::{Gate, Stop};
 use crate::uds::function::{Fate, FnRequest, Limits};
@@ -120,6 +120,11 @@ impl Agent {
     /// What the functions printed: recent logs, and where else they go.
     pub fn logs(&self) -> &Logs {
         self.hot.logs()
+    }
+
+    /// What each function's containers do and use.
+    pub fn containers(&self) -> Vec<ContainerRow> {
+        self.hot.containers()
     }
 
     /// Queues, containers, tokens and lanes as JSON.

@@ -3,9 +3,11 @@
 //! Owns: the process-wide registry. Called by: every room. Blocks on:
 //! nothing. Does not: use any other room.
 
+mod containers;
 mod registry;
 mod requests;
 
+pub use containers::ContainerRow;
 pub use registry::{CALLS, Calls, render};
 pub use requests::{INVOKE, Labels, REQUESTS, Requests, SERVICE, TRIGGER, USER, method};
 

@@ -108,7 +108,7 @@ impl Server {
         let functions = store.clone();
         let find: FindSpec = Arc::new(move |id: &Id| functions.snapshot().target(id).map(|target| target.spec.clone()));
         let socket = data.join("api.sock");
-        let for_debug = agent.clone();
+        let (for_debug, for_metrics) = (agent.clone(), agent.clone());
         // Who else can reach the listener has no business with the inside; SIGUSR1 tells the same.
         let debug_state = config.listen.ip().is_loopback();
         let api = Api::start(ApiOptions {
@@ -117,6 +117,7 @@ impl Server {
             socket: socket.clone(),
             public_url: config.public_url.clone(),
             threads: 4,
+            containers: Some(Arc::new(move || for_metrics.containers())),
             debug_state: debug_state.then(|| Arc::new(move || for_debug.debug_state()) as _),
         })?;
         let edge = Edge::start(config, Front::new(agent.clone(), ledger.clone()), store.clone(), socket)?;

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::calls::Ledger;
+use crate::metrics::ContainerRow;
 use crate::pool::{self, SpawnError, Thread};
 use crate::store::Store;
 use serve::Shared;
@@ -35,6 +36,8 @@ use serve::Shared;
 /// What hob serves, as the API's users read it.
 const OPENAPI: &str = include_str!("../../docs/openapi.yaml");
 
+/// Gathers what each function's containers do and use, for `/metrics`.
+pub type Containers = Arc<dyn Fn() -> Vec<ContainerRow> + Send + Sync>;
 /// Gives the JSON of `/debug/state`.
 pub type DebugState = Arc<dyn Fn() -> String + Send + Sync>;
 
@@ -49,6 +52,8 @@ pub struct ApiOptions {
     pub public_url: Option<String>,
     /// Worker threads, at least 1.
     pub threads: usize,
+    /// What each function's containers do and use, for `/metrics`.
+    pub containers: Option<Containers>,
     /// Served at `/debug/state` when given.
     pub debug_state: Option<DebugState>,
 }

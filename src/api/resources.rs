@@ -9,7 +9,7 @@ use serde_json::value::to_raw_value;
 use super::query::{Query, decode, name_and_id_cursor, name_cursor};
 use super::route::{Method, Resource, Routed, find};
 use super::serve::BodyFault;
-use super::{DebugState, OPENAPI};
+use super::{Containers, DebugState, OPENAPI};
 use crate::calls::Ledger;
 use crate::metrics;
 use crate::model::{Annotations, App, AppInput, Fn, FnInput, Id, ModelError, Trigger, TriggerInput};
@@ -31,6 +31,7 @@ pub(super) struct Context {
     pub(super) ledger: Option<Arc<Ledger>>,
     /// Without a slash at its end.
     pub(super) public_url: Option<String>,
+    pub(super) containers: Option<Containers>,
     pub(super) debug_state: Option<DebugState>,
 }
 
@@ -166,7 +167,9 @@ impl Handler<'_> {
             (Resource::Ping, _) => Ok(Reply::new(200, JSON, r#"{"status":"ok"}"#)),
             (Resource::OpenApi, _) => Ok(Reply::new(200, YAML, OPENAPI)),
             (Resource::Version, _) => Ok(Reply::new(200, JSON, concat!(r#"{"version":""#, env!("CARGO_PKG_VERSION"), r#""}"#))),
-            (Resource::Metrics, _) => Ok(Reply::new(200, PROMETHEUS, metrics::render())),
+            (Resource::Metrics, _) => {
+                Ok(Reply::new(200, PROMETHEUS, metrics::render(&self.context.containers.as_ref().map(|gather| gather()).unwrap_or_default())))
+            }
             (Resource::DebugState, _) => Ok(Reply::new(200, JSON, self.context.debug_state.as_ref().map_or_else(String::new, |state| state()))),
             (Resource::Calls(function), _) => self.list_calls(function),
             (Resource::Call(function, call), Get) => self.show_call(function, call),

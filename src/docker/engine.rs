@@ -41,6 +41,7 @@ pub enum Op {
     Remove,
     List,
     ReadFile,
+    Stats,
 }
 
 /// Bounds of one request.
@@ -85,6 +86,7 @@ impl Op {
             Op::Remove => "remove",
             Op::List => "list",
             Op::ReadFile => "read a file of",
+            Op::Stats => "count the use of",
         }
     }
 
@@ -96,7 +98,7 @@ impl Op {
     /// Short requests of which a dead engine must not keep anybody waiting.
     const fn is_watched(self) -> bool {
         match self {
-            Op::Ping | Op::Version | Op::Info | Op::ReadFile | Op::Events | Op::Pull | Op::LoadImage | Op::BuildImage => false,
+            Op::Ping | Op::Version | Op::Info | Op::ReadFile | Op::Stats | Op::Events | Op::Pull | Op::LoadImage | Op::BuildImage => false,
             Op::InspectImage
             | Op::InspectVolume
             | Op::Inspect
@@ -118,6 +120,8 @@ impl Op {
         let (answer, retry) = match self {
             Op::Ping => (PING_WITHIN.as_secs(), 0),
             Op::Version | Op::Info | Op::ReadFile => (10, 0),
+            // Nobody depends on it.
+            Op::Stats => (2, 0),
             Op::InspectImage | Op::InspectVolume | Op::Inspect => (15, 3),
             Op::List | Op::ListImages => (60, 3),
             Op::Create | Op::Start => (60, 0),

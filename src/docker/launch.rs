@@ -10,7 +10,7 @@ use super::create::{self, IofsError, Plan, iofs_source};
 use super::engine::{EngineError, Fault, Op};
 use super::parked::Starting;
 use crate::call::LaunchError;
-use crate::driver::{ContainerSpec, ExitSink, Freezer, Instance, StartBudget};
+use crate::driver::{Cgroup, ContainerSpec, ExitSink, Freezer, Instance, Meter, StartBudget};
 use crate::pool::Permit;
 
 impl Docker {
@@ -110,7 +110,8 @@ impl Docker {
             shared.exits.ended(&engine_id, state.exit_code, state.oom_killed);
         }
         let freezer = self.freezer(&engine_id, &state);
-        Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, engine_id: engine_id.clone() })
+        let meter = state.pid().and_then(|pid| Meter::find(pid, &engine_id, Cgroup::New)).map(Arc::new);
+        Ok(Instance { id: spec.id.clone(), pid: state.pid(), freezer, meter, engine_id: engine_id.clone() })
     }
 
     /// Hands over what the container prints. A function whose output is lost

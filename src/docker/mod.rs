@@ -49,7 +49,7 @@ pub use probe::{Facts, Freezing, Trial, facts, trial};
 
 use crate::call::LaunchError;
 use crate::config::DockerConfig;
-use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Health, Instance, StartBudget};
+use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Health, Instance, StartBudget, Usage};
 use crate::model::Id;
 use crate::pool::{Permits, SpawnError, Thread, spawn};
 use crate::registry::{AuthError, Registries, encode};
@@ -340,6 +340,14 @@ impl Driver for Docker {
             discarder.look_again();
         }
         if failures.is_empty() { Ok(count) } else { Err(trouble(failures.join("; "))) }
+    }
+
+    fn usage(&self, engine_id: &str, limit: Duration) -> Option<Usage> {
+        let engine = &self.shared.engine;
+        if engine.circuit.health() != Health::Good {
+            return None;
+        }
+        engine.usage(engine_id, limit).inspect_err(|e| log::debug!("{e}")).ok()
     }
 
     fn health(&self) -> Health {

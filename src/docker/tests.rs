@@ -67,6 +67,20 @@ fn raw(engine: &Engine, id: &str) -> Value {
 }
 
 #[test]
+fn what_a_container_uses_is_read_and_else_asked_for() {
+    let Some(room) = Room::new() else { return };
+    let (instance, _told) = room.start("tick");
+    let own = instance.meter.as_ref().expect("its cgroup is seen").read().expect("read");
+    let told = wait_until("a use the engine knows of", || room.docker.usage(&instance.engine_id, Duration::from_secs(5)).filter(|usage| usage.cpu >= own.cpu));
+    for usage in [own, told] {
+        assert!(!usage.cpu.is_zero() && usage.memory.is_some_and(|bytes| bytes > 0), "{usage:?}");
+    }
+    room.remove(&instance);
+    assert_eq!(room.docker.usage(&instance.engine_id, Duration::from_secs(5)), None, "gone");
+    assert_eq!(instance.meter.as_ref().and_then(|meter| meter.read()), None, "gone");
+}
+
+#[test]
 fn a_container_is_as_the_specification_says() {
     let Some(room) = Room::new() else { return };
     let (instance, told) = room.start("look");

@@ -175,7 +175,7 @@ fn a_removal_under_way_is_waited_for_and_a_gone_container_is_fine() {
         }
     });
     let docker = open(&fake, &folder);
-    let instance = Instance { id: "x".into(), engine_id: "abc".into(), pid: None, freezer: None };
+    let instance = Instance { id: "x".into(), engine_id: "abc".into(), pid: None, freezer: None, meter: None };
     docker.remove(&instance).expect("gone in the end");
     assert_eq!(fake.count("DELETE"), 4);
     docker.remove(&instance).expect("gone already");

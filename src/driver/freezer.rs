@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
+use super::group::{ROOT, Version, locate};
+
 /// The freezer of one container could not be found or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FreezerError {
@@ -14,12 +16,6 @@ pub enum FreezerError {
     NotOwn { pid: u32 },
     #[error("{op} {path}: {source}", path = path.display())]
     Io { op: &'static str, path: PathBuf, source: io::Error },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
-    V1,
-    V2,
 }
 
 /// An open handle on the freezer file of exactly one container's cgroup.
@@ -41,8 +37,12 @@ impl Freezer {
     pub fn find(pid: u32, must_contain: &str) -> Result<Freezer, FreezerError> {
         let proc_path = PathBuf::from(format!("/proc/{pid}/cgroup"));
         let text = std::fs::read_to_string(&proc_path).map_err(|source| FreezerError::Io { op: "read", path: proc_path, source })?;
-        let (version, path) = locate(&text, must_contain, Path::new("/sys/fs/cgroup")).ok_or(FreezerError::NotOwn { pid })?;
-        Freezer::open(path, version)
+        let (version, folder) = locate(&text, must_contain, Path::new(ROOT), "freezer").ok_or(FreezerError::NotOwn { pid })?;
+        let file = match version {
+            Version::V1 => "freezer.state",
+            Version::V2 => "cgroup.freeze",
+        };
+        Freezer::open(folder.join(file), version)
     }
 
     fn open(path: PathBuf, version: Version) -> Result<Freezer, FreezerError> {
@@ -82,52 +82,5 @@ impl Freezer {
 
     fn failed(&self, op: &'static str, source: io::Error) -> FreezerError {
         FreezerError::Io { op, path: self.path.clone(), source }
-    }
-}
-
-/// The freezer file for a process whose `/proc/PID/cgroup` reads `text`.
-fn locate(text: &str, must_contain: &str, root: &Path) -> Option<(Version, PathBuf)> {
-    let mut v2 = None;
-    for line in text.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
-        if must_contain.is_empty() || !path.contains(must_contain) || path.contains("..") {
-            continue;
-        }
-        let path = path.trim_start_matches('/');
-        if controllers.split(',').any(|c| c == "freezer") {
-            return Some((Version::V1, root.join("freezer").join(path).join("freezer.state")));
-        }
-        if controllers.is_empty() {
-            v2 = Some((Version::V2, root.join(path).join("cgroup.freeze")));
-        }
-    }
-    v2
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn v1_line_wins_and_names_the_container() {
-        let text = "7:pids:/docker/abc\n5:freezer:/docker/abc\n0::/docker/abc\n";
-        let (version, path) = locate(text, "abc", Path::new("/cg")).expect("found");
-        assert_eq!(version, Version::V1);
-        assert_eq!(path, Path::new("/cg/freezer/docker/abc/freezer.state"));
-    }
-
-    #[test]
-    fn v2_only() {
-        let (version, path) = locate("0::/system.slice/docker-abc.scope\n", "abc", Path::new("/cg")).expect("found");
-        assert_eq!(version, Version::V2);
-        assert_eq!(path, Path::new("/cg/system.slice/docker-abc.scope/cgroup.freeze"));
-    }
-
-    #[test]
-    fn another_cgroup_is_refused() {
-        assert_eq!(locate("5:freezer:/\n0::/init.scope\n", "abc", Path::new("/cg")), None);
-        assert_eq!(locate("5:freezer:/docker/abc/../..\n", "abc", Path::new("/cg")), None);
-        assert_eq!(locate("5:freezer:/docker/abc\n", "", Path::new("/cg")), None);
     }
 }

@@ -6,14 +6,17 @@
 //! the driver's own request time-outs. Does not: know calls, queues or routes.
 
 mod freezer;
+mod group;
+mod meter;
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use freezer::{Freezer, FreezerError};
+pub use meter::{Cgroup, Mark, Meter, Spent, Usage};
 
 use crate::call::{Exit, LaunchError};
 use crate::model::PullPolicy;
@@ -106,7 +109,7 @@ pub struct StartBudget {
     /// The image must be there by then.
     pub pull_until: Instant,
     /// Create and start must have returned within this after the image is there.
-    pub start_within: std::time::Duration,
+    pub start_within: Duration,
 }
 
 /// A running container as its driver knows it.
@@ -120,6 +123,9 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// The container's own cgroup freezer where we may write it.
     pub freezer: Option<Freezer>,
+    /// The container's own counters where we can see them. Shared: whoever
+    /// looks at a container need not own it.
+    pub meter: Option<Arc<Meter>>,
 }
 
 /// A verb on a running container failed.
@@ -175,6 +181,14 @@ pub trait Driver: Send + Sync + Debug {
     /// Remove everything of ours that this process did not make (leftovers of
     /// an earlier run of the same store). Returns how many were removed.
     fn reclaim(&self) -> Result<usize, DriverError>;
+
+    /// What the container of this engine id used since its start, asked of
+    /// whoever knows where its cgroup is out of sight (no `Instance::meter`).
+    /// One question, within `limit`; never on the way of a call.
+    fn usage(&self, engine_id: &str, limit: Duration) -> Option<Usage> {
+        let _ = (engine_id, limit);
+        None
+    }
 
     /// Starts under way may give up where they would wait for long (a pull).
     /// Called once, when the server goes; other verbs still come after it.

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::logs::{Logs, Voice};
 use super::state::{STATES, State};
+use super::usage::Spending;
 use crate::call::{Ended, Exit, Startup};
 use crate::driver::{ExitSink, Instance, Output};
 use crate::model::{FnLimits, Id};
@@ -56,6 +57,8 @@ pub(super) struct Pulse {
     ring: Box<dyn Fn() + Send + Sync>,
     /// Its output, and who reads it.
     pub(super) voice: Arc<Voice>,
+    /// CPU and memory, for whoever asks.
+    pub(super) spending: Spending,
     logs: Arc<Logs>,
 }
 
@@ -76,11 +79,18 @@ impl Container {
 }
 
 impl Pulse {
-    pub(super) fn new(id: Id, now: Instant, voice: Voice, logs: &Arc<Logs>, ring: Box<dyn Fn() + Send + Sync>) -> (Arc<Pulse>, Receiver<Boot>) {
+    pub(super) fn new(
+        id: Id,
+        now: Instant,
+        voice: Voice,
+        spending: Spending,
+        logs: &Arc<Logs>,
+        ring: Box<dyn Fn() + Send + Sync>,
+    ) -> (Arc<Pulse>, Receiver<Boot>) {
         let (boot, boot_exit) = bounded(1);
         let (voice, logs) = (Arc::new(voice), logs.clone());
         let state = AtomicU8::new(State::Reserved as u8);
-        let pulse = Pulse { id, born: now, state, exit: Mutex::new(None), ended: Condvar::new(), boot, ring, voice, logs };
+        let pulse = Pulse { id, born: now, state, exit: Mutex::new(None), ended: Condvar::new(), boot, ring, voice, spending, logs };
         (Arc::new(pulse), boot_exit)
     }
 

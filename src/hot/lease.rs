@@ -11,6 +11,7 @@ use super::lifecycle;
 use super::queue::SlotQueue;
 use super::state::State;
 use crate::call::{CallError, Caller, Ended, Moment, Origin};
+use crate::driver::Meter;
 use crate::model::Id;
 use crate::pool::Stop;
 use crate::uds::function::{Fate, FnRequest, Limits};
@@ -106,6 +107,12 @@ impl Lease {
             caller.passed(Moment::Thawed);
         }
         Ok(self.held().socket.receive(sent, request, caller, limits, stop))
+    }
+
+    /// The counters of its CPU time and memory, where they can be read: for
+    /// what one call uses (`Meter::mark` before it, `Meter::since` after it).
+    pub fn meter(&self) -> Option<&Meter> {
+        self.container.as_ref()?.instance.meter.as_deref()
     }
 
     /// Why the container ended, if the driver says so within a moment.

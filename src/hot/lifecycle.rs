@@ -12,6 +12,7 @@ use super::plan::still_wanted;
 use super::queue::SlotQueue;
 use super::slots::Idle;
 use super::state::State;
+use super::usage::Spending;
 use crossbeam_channel::Receiver;
 
 use crate::call::{CallError, LaunchError, Startup};
@@ -79,7 +80,7 @@ fn failed(queue: &Arc<SlotQueue>, error: Arc<LaunchError>) {
 fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: Instant) -> Result<Box<Container>, LaunchError> {
     let id = Id::new();
     let bell = queue.clone();
-    let (pulse, boot_exit) = Pulse::new(id, begun, Voice::new(&queue.spec, id, begun), &shared.logs, Box::new(move || bell.ring()));
+    let (pulse, boot_exit) = Pulse::new(id, begun, Voice::new(&queue.spec, id, begun), Spending::new(&queue.cpu), &shared.logs, Box::new(move || bell.ring()));
     pulse.become_(State::Creating);
     queue.with(|inner| inner.pulses.push(pulse.clone()));
     let result = boot(shared, queue, token, begun, &pulse, &boot_exit);
@@ -122,6 +123,7 @@ fn boot(
         pull: spec.limits.pull,
     };
     let instance = shared.driver.start(&container_spec, &budget, pulse.clone() as Arc<dyn ExitSink>)?;
+    pulse.spending.runs(&instance);
     pulse.become_(State::Booting);
     let running = Instant::now();
     let until = Instant::now() + start_timeout;
@@ -191,6 +193,7 @@ pub(super) fn stop(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut container: 
     let (shared_job, queue) = (shared.clone(), queue.clone());
     shared.stops.push(move || {
         log::debug!("container {} of {} goes: {why}", container.id, queue.spec.fn_name);
+        container.pulse.spending.last_look();
         remove(&shared_job, &container.instance, &container.id);
         let pulse = container.pulse.clone();
         // INVARIANT: the reservation is back before the removal counts as complete.

@@ -8,6 +8,7 @@
 //! Docker, routes or HTTP; hold a lock across any of those.
 
 mod container;
+mod debug;
 mod evictor;
 mod launcher;
 mod lease;
@@ -24,9 +25,9 @@ mod state;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     ended: Mutex<()>,
     launcher_ended: Condvar,
     next_owner: AtomicU64,
+    spent: usage::Totals,
     starts: Lane,
     stops: Lane,
     logs: Arc<Logs>,
@@ -129,6 +131,7 @@ impl Hot {
             ended: Mutex::default(),
             launcher_ended: Condvar::new(),
             next_owner: AtomicU64::new(1),
+            spent: usage::Totals::default(),
             closing: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
         };
@@ -225,7 +228,7 @@ impl Hot {
             return Ok(queue.clone());
         }
         let owner = self.shared.next_owner.fetch_add(1, Ordering::Relaxed);
-        let queue = Arc::new(SlotQueue::new(spec.clone(), owner, now));
+        let queue = Arc::new(SlotQueue::new(spec.clone(), owner, self.shared.spent.of(&spec.fn_id), now));
         let (shared, mine) = (self.shared.clone(), queue.clone());
         let thread = spawn(format!("hot-launch {}", spec.fn_name), move || {
             launcher::run(&shared, &mine);
@@ -321,52 +324,6 @@ impl Hot {
     /// What is left after `close`, for the last words: tokens, folders.
     pub fn leftovers(&self) -> (Need, usize) {
         (self.shared.tokens.usage().used, self.shared.iofs.count())
-    }
-
-    /// Queues, tickets, containers, tokens and lanes as JSON, for
-    /// `/debug/state` and SIGUSR1.
-    pub fn debug_state(&self) -> String {
-        let now = Instant::now();
-        let usage = self.shared.tokens.usage();
-        let mut text = format!(
-            "{{\"tokens\":{{\"total_mib\":{},\"used_mib\":{},\"total_mcpu\":{},\"used_mcpu\":{},\"waiting\":{}}},",
-            usage.total.mib, usage.used.mib, usage.total.mcpu, usage.used.mcpu, usage.waiting
-        );
-        let ((start_queued, start_running), (stop_queued, stop_running)) = (self.shared.starts.load(), self.shared.stops.load());
-        let _ = write!(
-            text,
-            "\"lanes\":{{\"start\":{{\"queued\":{start_queued},\"running\":{start_running}}},\"stop\":{{\"queued\":{stop_queued},\"running\":{stop_running}}}}},\"queues\":["
-        );
-        for (n, queue) in self.shared.all().iter().enumerate() {
-            if n > 0 {
-                text.push(',');
-            }
-            let _ = write!(text, "{{\"fn_id\":\"{}\",\"fn\":{},", queue.spec.fn_id, serde_json::Value::from(queue.spec.fn_name.as_str()));
-            queue.with(|inner| {
-                let slots = &inner.slots;
-                let oldest_ms = slots.oldest_wait().map_or(0, |at| now.saturating_duration_since(at).as_millis());
-                let service_us = inner.service.map_or(0, |s| s.as_micros());
-                let _ = write!(
-                    text,
-                    "\"waiting\":{},\"oldest_wait_ms\":{oldest_ms},\"reserved\":{},\"queued\":{},\"starting\":{},\"busy\":{},\"freezing\":{},\"stopping\":{},\"retire\":{},\"calls\":{},\"service_us\":{service_us},\"start_cost_ms\":{},\"idle\":[",
-                    slots.waiting(), inner.reserved, slots.queued, slots.starting, slots.busy, slots.freezing, slots.stopping, inner.retire, inner.calls, inner.start_cost.as_millis()
-                );
-                for (i, idle) in slots.idle().iter().enumerate() {
-                    let comma = if i > 0 { "," } else { "" };
-                    let (idle_ms, age_ms) = (now.saturating_duration_since(idle.since).as_millis(), now.saturating_duration_since(idle.item.pulse.born).as_millis());
-                    let _ = write!(text, "{comma}{{\"id\":\"{}\",\"state\":\"{}\",\"idle_ms\":{idle_ms},\"age_ms\":{age_ms},\"calls\":{}}}", idle.item.id, idle.item.pulse.state().name(), idle.item.calls);
-                }
-                text.push_str("],\"containers\":[");
-                for (i, pulse) in inner.pulses.iter().enumerate() {
-                    let (comma, state) = (if i > 0 { "," } else { "" }, pulse.state());
-                    let age_ms = now.saturating_duration_since(pulse.born).as_millis();
-                    let _ = write!(text, "{comma}{{\"id\":\"{}\",\"state\":\"{}\",\"owner\":\"{}\",\"age_ms\":{age_ms}}}", pulse.id, state.name(), state.owner());
-                }
-            });
-            text.push_str("]}");
-        }
-        text.push_str("]}");
-        text
     }
 }
 

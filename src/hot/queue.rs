@@ -13,6 +13,7 @@ use super::slots::{Acquired, Idle, Offered, Slots, Ticket};
 use super::state::State;
 use super::sync::Mutex;
 use crate::call::{CallError, LaunchError};
+use crate::metrics::Counter;
 use crate::model::{FnSpec, Id};
 use crate::pool::Need;
 
@@ -26,6 +27,8 @@ pub(super) struct SlotQueue {
     /// Names the queue towards the tokens.
     pub(super) owner: u64,
     pub(super) need: Need,
+    /// CPU time of all containers of the function, nanoseconds.
+    pub(super) cpu: Arc<Counter>,
     inner: Mutex<Inner>,
     /// Capacity 1: "look again". A lost or doubled ring is harmless.
     bell: Sender<()>,
@@ -82,7 +85,7 @@ const CALL_OFF_AGE: Duration = Duration::from_secs(1);
 const FIRST_START_COST: Duration = Duration::from_millis(300);
 
 impl SlotQueue {
-    pub(super) fn new(spec: Arc<FnSpec>, owner: u64, now: Instant) -> SlotQueue {
+    pub(super) fn new(spec: Arc<FnSpec>, owner: u64, cpu: Arc<Counter>, now: Instant) -> SlotQueue {
         let (bell, rung) = bounded(1);
         let need = Need { mib: spec.memory_mib.saturating_add(spec.tmpfs_mib), mcpu: spec.cpu_milli };
         let inner = Inner {
@@ -104,7 +107,7 @@ impl SlotQueue {
             last_used: now,
             pulses: Vec::new(),
         };
-        SlotQueue { spec, owner, need, inner: Mutex::new(inner), bell, rung }
+        SlotQueue { spec, owner, need, cpu, inner: Mutex::new(inner), bell, rung }
     }
 
     pub(super) fn ring(&self) {

@@ -175,7 +175,7 @@ impl Driver for InProcess {
             }
         };
         self.live.lock().insert(spec.id.clone(), Running { shared, thread });
-        Ok(Instance { id: spec.id.clone(), engine_id: spec.id.clone(), pid: None, freezer: None })
+        Ok(Instance { id: spec.id.clone(), engine_id: spec.id.clone(), pid: None, freezer: None, meter: None })
     }
 
     fn freeze(&self, instance: &Instance) -> Result<(), DriverError> {

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write};
 use std::fs;
 
-use super::{Counter, EDGE, EVICTIONS, Gauge, IMAGES_CLEANED, LEDGER, PARKED, PULLS, PullCause, REQUESTS, UTILISATION};
+use super::{ContainerRow, Counter, EDGE, EVICTIONS, Gauge, IMAGES_CLEANED, LEDGER, PARKED, PULLS, PullCause, REQUESTS, UTILISATION, containers};
 
 /// Calls of functions.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub static CALLS: Calls = Calls {
     running: Gauge::new(),
 };
 
-/// The text `/metrics` answers with.
-pub fn render() -> String {
+/// The text `/metrics` answers with; `rows`: the containers of each function.
+pub fn render(rows: &[ContainerRow]) -> String {
     let mut out = String::with_capacity(4096);
     value(&mut out, "fn_calls", "counter", "calls of functions", CALLS.calls.get());
     value(&mut out, "fn_completed", "counter", "calls that ended well", CALLS.completed.get());
@@ -55,6 +55,7 @@ pub fn render() -> String {
     value(&mut out, "hob_detached_retried_total", "counter", "runs of detached calls that are repeated", LEDGER.retried.get());
     value(&mut out, "hob_detached_dead_total", "counter", "detached calls that failed for good", LEDGER.dead.get());
     value(&mut out, "hob_call_records_dropped_total", "counter", "records of calls that were not written down", LEDGER.records_dropped.get());
+    containers::render(&mut out, rows);
     pulls(&mut out);
     edge(&mut out);
     REQUESTS.render(&mut out);
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn the_text_is_prometheus() {
         REQUESTS.count(Labels { method: "GET", route: "/of-this-test", status: 200, blame: SERVICE }, Duration::from_millis(7));
-        let text = render();
+        let text = render(&[]);
         for line in text.lines().filter(|l| !l.starts_with('#')) {
             let (name, number) = line.rsplit_once(' ').expect("two parts");
             assert!(number.parse::<f64>().is_ok(), "{line}");

@@ -55,6 +55,8 @@ enum Controller {
     Pids,
     Cpu,
     Freezer,
+    /// Counts CPU time where that is a hierarchy of its own; limits nothing.
+    Account,
 }
 
 const CONTROLLERS: [(Controller, &str); 4] =
@@ -352,6 +354,16 @@ fn find(own: &str, mounts: &str, read: &dyn Fn(&Path) -> String) -> (Tree, Vec<&
             Some(path) => v1.push((controller, path)),
             None => missing.push(name),
         }
+    }
+    if !v1.is_empty()
+        && let Some(path) = mounts
+            .iter()
+            .find(|m| m.kind == "cgroup" && m.options.split(',').any(|o| o == "cpuacct"))
+            .zip(own_of("cpuacct"))
+            .and_then(|(m, path)| m.place(path))
+        && !v1.iter().any(|(_, other)| *other == path)
+    {
+        v1.push((Controller::Account, path));
     }
     let unified = mounts.iter().find(|m| m.kind == "cgroup2").zip(own_of("")).and_then(|(m, path)| m.place(path));
     if let Some(path) = unified {

@@ -46,7 +46,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::call::LaunchError;
 use crate::config::{DockerConfig, SandboxConfig};
-use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Framing, Freezer, Instance, Output, StartBudget, Stream};
+use crate::driver::{Cgroup, ContainerSpec, Driver, DriverError, ExitSink, Framing, Freezer, Instance, Meter, Output, StartBudget, Stream};
 use crate::pool::{Stop, Woke, wait_for};
 use cgroup::{Cgroups, Limits};
 use images::{ImageConfig, Images, Pull, Rootfs};
@@ -242,7 +242,13 @@ impl Sandbox {
         }
         let name = self.keeper.groups().path_of(slot);
         let freezer = Freezer::find(pid, &name).inspect_err(|e| log::debug!("container {}: cannot be frozen: {e}", spec.id)).ok();
-        Ok(Instance { id: spec.id.clone(), engine_id: pid.to_string(), pid: Some(pid), freezer })
+        Ok(Instance {
+            id: spec.id.clone(),
+            engine_id: pid.to_string(),
+            pid: Some(pid),
+            freezer,
+            meter: Meter::find(pid, &name, Cgroup::UsedBefore).map(Arc::new),
+        })
     }
 }
 

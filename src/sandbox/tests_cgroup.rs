@@ -115,3 +115,15 @@ fn a_group_with_processes_is_delegated_from_below() {
     delegate(&fake.0).expect("delegated");
     assert!(fake.0.join("cgroup.subtree_control").exists() && !fake.0.join("hob-server").exists());
 }
+
+#[test]
+fn cpu_time_is_counted_where_it_is_a_hierarchy_of_its_own() {
+    let (tree, _) = find(&v1("/x"), V1_MOUNTS, &|_| String::new());
+    let Tree::V1(groups) = tree else { panic!("{tree:?}") };
+    assert!(!groups.iter().any(|(c, _)| *c == Controller::Account), "with the CPU's limits already");
+    let mounts = format!("{V1_MOUNTS}35 25 0:31 / /sys/fs/cgroup/cpuacct rw - cgroup cgroup rw,cpuacct\n").replace("rw,cpu,cpuacct", "rw,cpu");
+    let (tree, missing) = find(&v1("/x").replace("1:cpu,cpuacct:/a", "1:cpu:/a\n9:cpuacct:/b"), &mounts, &|_| String::new());
+    let Tree::V1(groups) = tree else { panic!("{tree:?}") };
+    assert!(missing.is_empty());
+    assert!(groups.contains(&(Controller::Account, "/sys/fs/cgroup/cpuacct/b".into())), "{groups:?}");
+}

@@ -38,4 +38,5 @@ mod rounds;
 mod settings;
 mod shutdown;
 mod tidy;
+mod usage;
 mod wire;
