@@ -139,6 +139,8 @@ pub enum LaunchError {
     PullTimeout { image: String, limit: Duration },
     #[error("image '{image}' has a VOLUME definition")]
     ImageVolume { image: String },
+    #[error("image '{image}' is not allowed here (HOB_IMAGE_ALLOW)")]
+    ImageForbidden { image: String },
     #[error("image '{image}' is for {has}, not for {needs}")]
     ImagePlatform { image: String, has: String, needs: String },
     #[error("the engine failed at {step}: {text}")]

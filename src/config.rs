@@ -109,6 +109,7 @@ settings! {
     FN_MAX_FS_SIZE_MB Kind::Count, "0", "root file system size where the storage driver can; 0 = off";
     FN_DISABLE_READONLY_ROOTFS Kind::Switch, "false", "writable container root";
     FN_DISABLE_UNPRIVILEGED_CONTAINERS Kind::Switch, "false", "run as the image's user, with capabilities";
+    HOB_IMAGE_ALLOW Kind::Text, "", "images functions may have (blank or comma separated): a name is that repository with any tag, name:tag just that, registry/team/* all that begin so; empty = every image";
     FN_IMAGE_ENABLE_VOLUME Kind::Switch, "false", "allow images with VOLUME";
     HOB_IMAGE_ANY_PLATFORM Kind::Switch, "false", "allow images for other kinds of machines, where the engine's host emulates them";
     FN_IMAGE_CLEAN_MAX_SIZE Kind::Count, "0", "above this many bytes of images the engine's longest unused ones are removed, whoever made them; 0 = never";
@@ -208,6 +209,8 @@ pub struct DockerConfig {
     pub readonly_rootfs: bool,
     pub unprivileged: bool,
     pub allow_volume: bool,
+    /// Empty = every image.
+    pub image_allow: Vec<String>,
     pub any_platform: bool,
     /// 0 = images are never removed.
     pub clean_max_bytes: u64,
@@ -381,6 +384,7 @@ impl Raw {
             readonly_rootfs: !self.switch("FN_DISABLE_READONLY_ROOTFS"),
             unprivileged: !self.switch("FN_DISABLE_UNPRIVILEGED_CONTAINERS"),
             allow_volume: self.switch("FN_IMAGE_ENABLE_VOLUME"),
+            image_allow: words(&self.text("HOB_IMAGE_ALLOW")),
             any_platform: self.switch("HOB_IMAGE_ANY_PLATFORM"),
             clean_max_bytes: self.count("FN_IMAGE_CLEAN_MAX_SIZE"),
             clean_exempt: self.text("FN_IMAGE_CLEAN_EXEMPT_TAGS").split_whitespace().map(str::to_owned).collect(),

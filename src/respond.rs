@@ -108,6 +108,7 @@ fn launch_answer(error: &LaunchError) -> Answer {
             Answer::new(504, format!("Image pull timed out: '{image}' was not there after {} s (FN_HOT_PULL_TIMEOUT_MSECS)", limit.as_secs()))
         }
         LaunchError::ImageVolume { image } => Answer::new(400, format!("image has Volume definition: '{image}' (FN_IMAGE_ENABLE_VOLUME allows it)")),
+        LaunchError::ImageForbidden { image } => Answer::new(403, forbidden(image)),
         LaunchError::ImagePlatform { image, has, needs } => Answer::new(
             400,
             format!(
@@ -124,6 +125,10 @@ fn launch_answer(error: &LaunchError) -> Answer {
         LaunchError::Iofs { text } => Answer::new(500, format!("internal server error: the socket folder could not be made: {text}")),
         LaunchError::CalledOff { .. } => Answer::new(503, BUSY).retry(15),
     }
+}
+
+fn forbidden(image: &str) -> String {
+    format!("Image '{image}' is not allowed on this server: HOB_IMAGE_ALLOW names those that are")
 }
 
 /// The answer to a refused management request (spec http-api §2.1).
@@ -150,6 +155,7 @@ pub fn model_answer(error: &ModelError) -> Answer {
         E::FnNameInvalid => (400, "name must be a valid string"),
         E::FnMissingImage => (400, "Missing image on Fn"),
         E::FnImageInvalid => (400, "Invalid Fn image: no image can have this name"),
+        E::FnImageForbidden { image } => return Answer::new(403, forbidden(image)),
         E::FnTimeoutRange => (400, "timeout value is out of range, must be between 0 and 300"),
         E::FnIdleTimeoutRange => (400, "idle_timeout value is out of range, must be between 0 and 3600"),
         E::FnMemoryRange => (400, "memory value is out of range. It should be between 0 and 8192"),

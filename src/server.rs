@@ -22,7 +22,7 @@ use crate::docker::{Docker, Identity};
 use crate::driver::Driver;
 use crate::edge::Edge;
 use crate::hot::{Hot, HotConfig, LogOptions};
-use crate::model::Id;
+use crate::model::{Id, ImageAllow};
 use crate::pool::{Need, Tokens, host, spawn};
 use crate::sandbox::Sandbox;
 use crate::store::Store;
@@ -116,6 +116,7 @@ impl Server {
             ledger: Some(ledger.clone()),
             socket: socket.clone(),
             public_url: config.public_url.clone(),
+            images: ImageAllow::new(&config.docker.image_allow),
             threads: 4,
             containers: Some(Arc::new(move || for_metrics.containers())),
             debug_state: debug_state.then(|| Arc::new(move || for_debug.debug_state()) as _),

@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 
 use crate::calls::Ledger;
 use crate::metrics::ContainerRow;
+use crate::model::ImageAllow;
 use crate::pool::{self, SpawnError, Thread};
 use crate::store::Store;
 use serve::Shared;
@@ -50,6 +51,8 @@ pub struct ApiOptions {
     pub socket: PathBuf,
     /// Base of the URLs in answers; `None` = from each request's Host.
     pub public_url: Option<String>,
+    /// Images functions may have.
+    pub images: ImageAllow,
     /// Worker threads, at least 1.
     pub threads: usize,
     /// What each function's containers do and use, for `/metrics`.

@@ -12,7 +12,7 @@ use super::serve::BodyFault;
 use super::{Containers, DebugState, OPENAPI};
 use crate::calls::Ledger;
 use crate::metrics;
-use crate::model::{Annotations, App, AppInput, Fn, FnInput, Id, ModelError, Trigger, TriggerInput};
+use crate::model::{Annotations, App, AppInput, Fn, FnInput, Id, ImageAllow, ModelError, Trigger, TriggerInput};
 use crate::respond::{Answer, model_answer};
 use crate::store::{Snapshot, Store, WriteError};
 
@@ -32,6 +32,7 @@ pub(super) struct Context {
     /// Without a slash at its end.
     pub(super) public_url: Option<String>,
     pub(super) containers: Option<Containers>,
+    pub(super) images: ImageAllow,
     pub(super) debug_state: Option<DebugState>,
 }
 
@@ -185,10 +186,10 @@ impl Handler<'_> {
             (Resource::App(id), Put) => json(&*store.update_app(id, AppInput::parse(self.body()?)?)?),
             (Resource::App(id), Delete | Post) => deleted(store.delete_app(id)),
 
-            (Resource::Fns, Post) => json(&self.shown_fn(&store.create_fn(FnInput::parse(self.body()?)?)?.function)),
+            (Resource::Fns, Post) => json(&self.shown_fn(&store.create_fn(self.new_fn()?)?.function)),
             (Resource::Fns, _) => self.list_fns(),
             (Resource::Fn(id), Get) => json(&self.shown_fn(&look_up(id, |id| self.snapshot.target(&id), ModelError::FnNotFound)?.function)),
-            (Resource::Fn(id), Put) => json(&self.shown_fn(&store.update_fn(id, FnInput::parse(self.body()?)?)?.function)),
+            (Resource::Fn(id), Put) => json(&self.shown_fn(&store.update_fn(id, self.allowed(FnInput::parse(self.body()?)?)?)?.function)),
             (Resource::Fn(id), Delete | Post) => deleted(store.delete_fn(id)),
 
             (Resource::Triggers, Post) => {
@@ -218,6 +219,21 @@ impl Handler<'_> {
             Err(BodyFault::TooLarge { len, max }) => Err(Refusal(Answer::new(413, format!("Content-Length too large for this server, {len} > max {max}")))),
             Err(BodyFault::Cut) => Err(Refusal(Answer::new(400, "The body ended before its Content-Length"))),
         }
+    }
+
+    fn new_fn(&self) -> Result<FnInput, Refusal> {
+        let input = FnInput::parse(self.body()?)?;
+        // First what is wrong with it anywhere.
+        input.check_create()?;
+        self.allowed(input)
+    }
+
+    /// An update without an image keeps the one there is: its start will tell.
+    fn allowed(&self, input: FnInput) -> Result<FnInput, Refusal> {
+        if !input.image.is_empty() && !self.context.images.allows(&input.image) {
+            return Err(ModelError::FnImageForbidden { image: input.image }.into());
+        }
+        Ok(input)
     }
 
     fn list_apps(&self) -> Handled {

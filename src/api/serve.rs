@@ -68,11 +68,16 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
 
 impl Shared {
     pub(super) fn new(listener: UnixListener, options: ApiOptions) -> Result<Shared, ApiError> {
-        let ApiOptions { store, ledger, socket, public_url, threads: _, containers, debug_state } = options;
+        let ApiOptions { store, ledger, socket, public_url, images, threads: _, containers, debug_state } = options;
         let stop = Stop::new().map_err(|source| ApiError::Listen { path: socket.clone(), source })?;
         let server = Server::from_listener(listener, None).map_err(|e| ApiError::Serve { path: socket.clone(), text: e.to_string() })?;
         let public_url = public_url.map(|url| url.strip_suffix('/').map(str::to_owned).unwrap_or(url));
-        Ok(Shared { context: Context { store, ledger, public_url, containers, debug_state }, socket, stop, servers: Mutex::new(vec![Arc::new(server)]) })
+        Ok(Shared {
+            context: Context { store, ledger, public_url, images, containers, debug_state },
+            socket,
+            stop,
+            servers: Mutex::new(vec![Arc::new(server)]),
+        })
     }
 
     /// A worker's life.
@@ -148,7 +153,7 @@ impl Shared {
             body,
         };
         let reply = catch_unwind(AssertUnwindSafe(|| answer_to(&self.context, &incoming))).unwrap_or_else(|_| {
-            log::error!("a handler panicked: {} {}", incoming.method, incoming.target);
+            log::error!("a handler panicked: {} {}", incoming.method, incoming.target.split('?').next().unwrap_or_default());
             Reply::internal_error()
         });
         let labels = Labels { method: reply.method, route: reply.route, status: reply.status, blame: SERVICE };

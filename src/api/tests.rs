@@ -46,8 +46,16 @@ impl Server {
         let dir = std::env::temp_dir().join(format!("hob-api-{}", Id::new()));
         fs::create_dir(&dir).expect("folder");
         let store = Arc::new(Store::open(&dir.join("fn.db")).expect("store"));
-        let options =
-            ApiOptions { store: store.clone(), socket: dir.join("api.sock"), ledger: None, public_url: None, threads: 4, containers: None, debug_state: None };
+        let options = ApiOptions {
+            store: store.clone(),
+            socket: dir.join("api.sock"),
+            ledger: None,
+            public_url: None,
+            images: ImageAllow::default(),
+            threads: 4,
+            containers: None,
+            debug_state: None,
+        };
         Server { api: Api::start(change(options)).expect("api"), store, dir, names: Vec::new() }
     }
 
@@ -245,8 +253,16 @@ fn the_socket() {
     server.api.stop();
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(!socket.exists());
-    let options =
-        || ApiOptions { store: server.store.clone(), socket: socket.clone(), ledger: None, public_url: None, threads: 1, containers: None, debug_state: None };
+    let options = || ApiOptions {
+        store: server.store.clone(),
+        socket: socket.clone(),
+        ledger: None,
+        public_url: None,
+        images: ImageAllow::default(),
+        threads: 1,
+        containers: None,
+        debug_state: None,
+    };
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("bind"));
     drop(Api::start(options()).expect("a stale socket is replaced"));
     fs::write(&socket, "precious").expect("write");
@@ -263,7 +279,16 @@ fn it_outlives_its_listener() {
     let socket = dir.join("api.sock");
     let listener = serve::listen(&socket).expect("listen");
     let handle = listener.try_clone().expect("clone");
-    let options = ApiOptions { store: store.clone(), socket: socket.clone(), ledger: None, public_url: None, threads: 2, containers: None, debug_state: None };
+    let options = ApiOptions {
+        store: store.clone(),
+        socket: socket.clone(),
+        ledger: None,
+        public_url: None,
+        images: ImageAllow::default(),
+        threads: 2,
+        containers: None,
+        debug_state: None,
+    };
     let server = Server { api: Api::start_on(listener, options).expect("api"), store, dir, names: Vec::new() };
     check(&server, &[("before", "GET", "/version", "", 200, "~version")]);
     rustix::net::shutdown(&handle, rustix::net::Shutdown::Both).expect("shutdown");

@@ -50,7 +50,7 @@ pub use probe::{Facts, Freezing, Trial, facts, trial};
 use crate::call::LaunchError;
 use crate::config::DockerConfig;
 use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Health, Instance, StartBudget, Usage};
-use crate::model::Id;
+use crate::model::{Id, ImageAllow};
 use crate::pool::{Permits, SpawnError, Thread, spawn};
 use crate::registry::{AuthError, Registries, encode};
 use circuit::Pulse;
@@ -129,6 +129,7 @@ pub struct Docker {
 struct Shared {
     engine: Arc<Engine>,
     images: Arc<Images>,
+    allow: ImageAllow,
     /// With `FN_IMAGE_CLEAN_MAX_SIZE`.
     cleaner: Option<Arc<Cleaner>>,
     exits: Arc<Exits>,
@@ -224,6 +225,7 @@ impl Docker {
         });
         let shared = Arc::new(Shared {
             images,
+            allow: ImageAllow::new(&config.image_allow),
             cleaner,
             exits: exits.clone(),
             networks: Networks::new(config.networks.clone()),
@@ -264,6 +266,9 @@ impl Driver for Docker {
     }
 
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
+        if !self.shared.allow.allows(&spec.image) {
+            return Err(LaunchError::ImageForbidden { image: spec.image.clone() });
+        }
         match self.start_once(spec, true, budget, exit.clone()) {
             Err(Failed { alone: true, error }) => {
                 log::warn!("container {}: starts again with a network of its own: {error}", spec.id);

@@ -86,7 +86,9 @@ impl Forwarder {
             Ok(response) => pass_on(response, turn, reply),
             Err(error) => {
                 drop(turn);
-                log::warn!("management request {} {}: {error}", head.method, head.target);
+                // Without the query: what clients put there is theirs.
+                let path = head.target.split('?').next().unwrap_or_default();
+                log::warn!("management request {} {path}: {error}", head.method);
                 reply.message(&no_answer(&error), None)
             }
         }

@@ -1,6 +1,6 @@
 //! Where a body ends, and whether the connection lives on (RFC 9112 §6, §9.3).
 
-use super::fields::{Field, connection_options};
+use super::fields::{Field, connection_options, is_token};
 use super::head::{HeadError, RequestHead, ResponseHead};
 
 /// How a message's body is delimited.
@@ -21,7 +21,9 @@ pub enum BodyFraming {
 /// # Errors
 /// When the fields leave room for two readings (smuggling): both lengths,
 /// several `Content-Length`, one that is not only digits, any transfer coding
-/// but a single `chunked`, a transfer coding in HTTP/1.0.
+/// but a single `chunked`, a transfer coding in HTTP/1.0. A coding that is
+/// written well but not known, before one last `chunked`, has an error of its
+/// own (RFC 9112 §6.1).
 pub fn request_framing(head: &RequestHead<'_>) -> Result<BodyFraming, HeadError> {
     Ok(declared(head.minor, &head.fields)?.unwrap_or(BodyFraming::None))
 }
@@ -52,7 +54,7 @@ pub fn keep_alive(minor: u8, fields: &[Field<'_>]) -> bool {
 
 fn declared(minor: u8, fields: &[Field<'_>]) -> Result<Option<BodyFraming>, HeadError> {
     let mut length = None;
-    let mut chunked = false;
+    let mut codings = None;
     for field in fields {
         if field.name.eq_ignore_ascii_case("content-length") {
             if length.is_some() {
@@ -60,21 +62,51 @@ fn declared(minor: u8, fields: &[Field<'_>]) -> Result<Option<BodyFraming>, Head
             }
             length = Some(parse_length(field.value)?);
         } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
-            if chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
-                return Err(HeadError::TransferCoding);
-            }
-            if minor == 0 {
-                return Err(HeadError::TransferCodingIn10);
-            }
-            chunked = true;
+            codings.get_or_insert_with(Codings::default).read(field.value)?;
         }
     }
-    match (length, chunked) {
-        (Some(_), true) => Err(HeadError::LengthAndCoding),
-        (Some(n), false) => Ok(Some(BodyFraming::Length(n))),
-        (None, true) => Ok(Some(BodyFraming::Chunked)),
-        (None, false) => Ok(None),
+    match (length, codings) {
+        (_, Some(_)) if minor == 0 => Err(HeadError::TransferCodingIn10),
+        (Some(_), Some(_)) => Err(HeadError::LengthAndCoding),
+        (Some(n), None) => Ok(Some(BodyFraming::Length(n))),
+        // Without a last `chunked` nobody knows where the body ends.
+        (None, Some(Codings { chunked: false, .. })) => Err(HeadError::TransferCoding),
+        (None, Some(Codings { unknown: true, .. })) => Err(HeadError::UnknownCoding),
+        (None, Some(_)) => Ok(Some(BodyFraming::Chunked)),
+        (None, None) => Ok(None),
     }
+}
+
+/// The transfer codings of a message, of all its fields together: plain
+/// tokens, nothing after `chunked`. None of those we know has parameters.
+#[derive(Default)]
+struct Codings {
+    unknown: bool,
+    chunked: bool,
+}
+
+impl Codings {
+    fn read(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        for coding in value.split(|b| *b == b',') {
+            let coding = trimmed(coding);
+            if self.chunked || !is_token(coding) {
+                return Err(HeadError::TransferCoding);
+            }
+            match coding.eq_ignore_ascii_case(b"chunked") {
+                true => self.chunked = true,
+                false => self.unknown = true,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Without the blanks and tabs around it.
+fn trimmed(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
 }
 
 fn parse_length(value: &[u8]) -> Result<u64, HeadError> {

@@ -141,6 +141,13 @@ fn check_framing(fields: &[Field<'_>], minor: u8, framing: Result<BodyFraming, H
         ([], [coding]) if minor == 1 && coding.eq_ignore_ascii_case(b"chunked") => Some(BodyFraming::Chunked),
         _ => None,
     };
+    // What we can't decode is told from what nobody could.
+    if framing == Err(HeadError::UnknownCoding) {
+        let all = values("transfer-encoding").join(&b","[..]).to_ascii_lowercase();
+        let (before, last) = all.split_at(all.iter().rposition(|b| *b == b',').expect("two codings at least"));
+        assert!(minor == 1 && values("content-length").is_empty() && trim(&last[1..]) == b"chunked");
+        assert!(before.split(|b| *b == b',').all(|coding| is_token(trim(coding)) && trim(coding) != b"chunked"));
+    }
     assert_eq!(framing.ok(), want);
 }
 

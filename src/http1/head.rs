@@ -61,8 +61,10 @@ pub enum HeadError {
     Length,
     #[error("more than one Content-Length")]
     SeveralLengths,
-    #[error("a Transfer-Encoding other than 'chunked'")]
+    #[error("a Transfer-Encoding that does not end in one plain 'chunked'")]
     TransferCoding,
+    #[error("a Transfer-Encoding other than 'chunked'")]
+    UnknownCoding,
     #[error("a Transfer-Encoding in HTTP/1.0")]
     TransferCodingIn10,
     #[error("both Content-Length and Transfer-Encoding")]
@@ -73,6 +75,7 @@ impl HeadError {
     /// The status a server answers it with.
     pub fn status(&self) -> u16 {
         match self {
+            HeadError::UnknownCoding => 501,
             HeadError::Version => 505,
             HeadError::TooManyFields | HeadError::TooLarge { .. } => 431,
             HeadError::TargetTooLong { .. } => 414,

@@ -43,6 +43,8 @@ pub enum ModelError {
     FnMissingImage,
     #[error("fn image that cannot be an image's name")]
     FnImageInvalid,
+    #[error("fn image '{image}' is not one of those allowed")]
+    FnImageForbidden { image: String },
     #[error("fn timeout out of range")]
     FnTimeoutRange,
     #[error("fn idle timeout out of range")]

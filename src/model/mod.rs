@@ -5,6 +5,7 @@
 //! Called by: `store`, `api`, `edge`, `agent`, `hot`. Blocks on: nothing.
 //! Does not: store anything, know HTTP or containers.
 
+mod allow;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -18,6 +19,7 @@ mod spec;
 mod tests;
 mod time;
 
+pub use allow::ImageAllow;
 pub use error::ModelError;
 pub use id::Id;
 pub use input::{AppInput, FnInput, TriggerInput};

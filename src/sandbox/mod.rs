@@ -47,6 +47,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::call::LaunchError;
 use crate::config::{DockerConfig, SandboxConfig};
 use crate::driver::{Cgroup, ContainerSpec, Driver, DriverError, ExitSink, Framing, Freezer, Instance, Meter, Output, StartBudget, Stream};
+use crate::model::ImageAllow;
 use crate::pool::{Stop, Woke, wait_for};
 use cgroup::{Cgroups, Limits};
 use images::{ImageConfig, Images, Pull, Rootfs};
@@ -92,6 +93,7 @@ pub struct Sandbox {
     keeper: Keeper,
     images: Images,
     limits: DockerConfig,
+    allow: ImageAllow,
     config: SandboxConfig,
     missing: Vec<String>,
     prepared: Mutex<HashSet<PathBuf>>,
@@ -123,8 +125,9 @@ impl Sandbox {
         log::debug!("sandbox: cgroups {}", groups.name());
         let options = Options { program, base: config.base, own_net: !config.host_network, parked: config.parked };
         let keeper = Keeper::open(options, groups)?;
+        let allow = ImageAllow::new(&limits.image_allow);
         let (limits, config) = (limits.clone(), config.clone());
-        Ok(Sandbox { keeper, images, limits, config, missing, prepared: Mutex::default(), call_off, swept })
+        Ok(Sandbox { keeper, images, limits, allow, config, missing, prepared: Mutex::default(), call_off, swept })
     }
 
     /// What this host does not give, in words; empty when all is there.
@@ -362,6 +365,9 @@ impl Driver for Sandbox {
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
         if self.call_off.fired() {
             return Err(LaunchError::CalledOff { why: "the server is shutting down" });
+        }
+        if !self.allow.allows(&spec.image) {
+            return Err(LaunchError::ImageForbidden { image: spec.image.clone() });
         }
         self.launch(spec, budget, exit)
     }

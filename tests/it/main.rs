@@ -18,6 +18,7 @@ mod doctor;
 mod durability;
 mod environment;
 mod escape;
+mod exposure;
 mod faults;
 mod fn_tool;
 mod hostile;

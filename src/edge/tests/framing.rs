@@ -49,7 +49,7 @@ fn two_lengths_are_refused_and_nothing_hidden_runs() {
         "Content-Length: 99999999999999999999999999\r\n",
         "Transfer-Encoding: gzip\r\n",
         "Transfer-Encoding: identity\r\n",
-        "Transfer-Encoding: gzip, chunked\r\n",
+        "Content-Length: 4\r\nTransfer-Encoding: gzip, chunked\r\n",
         "Transfer-Encoding: chunked, gzip\r\n",
         "Transfer-Encoding: chunked, chunked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
@@ -61,6 +61,9 @@ fn two_lengths_are_refused_and_nothing_hidden_runs() {
         "Transfer-Encoding: \u{b}chunked\r\n",
     ] {
         refused(&bench, bench.post(lines, &hidden), 400);
+    }
+    for lines in ["Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n"] {
+        refused(&bench, bench.post(lines, &format!("0\r\n\r\n{hidden}")), 501);
     }
 }
 
