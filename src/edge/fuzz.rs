@@ -8,6 +8,8 @@ use crate::http1::{is_hop_by_hop, parse_request, parse_response};
 const LIMIT: usize = 1 << 20;
 /// What the gateway itself says, each once.
 const OURS: &[&str] = &["Fn-Intent", "Fn-Http-Method", "Fn-Http-Request-Url"];
+/// What FDKs look up; a prefixed one would be taken for it.
+const LOOKED_UP: &[&str] = &["fn-intent", "fn-http-method", "fn-http-request-url", "fn-call-id", "fn-deadline"];
 
 /// A request or an answer on its way through a trigger.
 pub fn trigger(data: &[u8]) {
@@ -30,6 +32,8 @@ pub fn trigger(data: &[u8]) {
         for field in &sent.fields {
             let known = OURS.contains(&field.name) || field.name == "Content-Type" || field.name.starts_with("Fn-Http-H-");
             assert!(known, "{} reached the function", field.name);
+            let bare = field.name.strip_prefix("Fn-Http-H-").unwrap_or_default().to_ascii_lowercase();
+            assert!(!LOOKED_UP.contains(&bare.as_str()), "{} reached the function", field.name);
             assert!(field.name == "Fn-Http-H-Te" || !field.name.strip_prefix("Fn-Http-H-").is_some_and(is_hop_by_hop), "{}", field.name);
         }
     }

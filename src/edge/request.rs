@@ -138,7 +138,8 @@ fn call(head: &RequestHead<'_>, door: Door, spec: Arc<FnSpec>, fields: Vec<u8>, 
 
 /// How the call is to run later, if it is (spec http-api §3.3).
 fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>>, &'static str> {
-    let asked = fields::find(&head.fields, "fn-invoke-type").is_some_and(|field| field.value.eq_ignore_ascii_case(b"detached"));
+    // In these letters: any other value means an ordinary call.
+    let asked = fields::find(&head.fields, "fn-invoke-type").is_some_and(|field| field.value == b"detached");
     if !asked && !always {
         return Ok(None);
     }

@@ -7,8 +7,13 @@ use crate::http1::{Field, fields::is_token, is_hop_by_hop};
 
 const PREFIX: &str = "Fn-Http-H-";
 
-/// The request's fields for the function: all but `Content-Type` prefixed, so
-/// that no client can forge what the gateway says.
+/// What the gateway says of a request. FDKs show prefixed fields without the
+/// prefix, some of them in the place of the plain ones: a client's own would
+/// be taken for ours.
+const OURS: [&str; 5] = ["fn-intent", "fn-call-id", "fn-deadline", "fn-http-method", "fn-http-request-url"];
+
+/// The request's fields for the function: all but `Content-Type` prefixed, and
+/// none of the gateway's own names, so that no client can forge what it says.
 pub(super) fn request_fields(method: &str, url: &[&str], incoming: &[Field<'_>], out: &mut Vec<u8>) {
     let outbound = Outbound::new(incoming);
     for field in incoming {
@@ -18,7 +23,7 @@ pub(super) fn request_fields(method: &str, url: &[&str], incoming: &[Field<'_>],
             }
         } else if field.name.eq_ignore_ascii_case("content-type") {
             push_line(out, "", canonical(field.name), field.value);
-        } else if !field.name.eq_ignore_ascii_case("host") && outbound.passes(field.name) {
+        } else if !field.name.eq_ignore_ascii_case("host") && outbound.passes(field.name) && !is_ours(field.name) {
             push_line(out, PREFIX, canonical(field.name), field.value);
         }
     }
@@ -29,6 +34,10 @@ pub(super) fn request_fields(method: &str, url: &[&str], incoming: &[Field<'_>],
         out.extend_from_slice(part.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn is_ours(name: &str) -> bool {
+    name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("fn-")) && OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
 }
 
 /// The client's status: the function's `Fn-Http-Status` where it is one.
@@ -118,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_recorded_request() {
-        // Spec http-api §3.5, without what the original's client library adds.
+        // Spec http-api §3.5, without what the original's client library adds,
+        // and without the call id that the client made up.
         let field = |name, value: &'static str| Field { name, value: value.as_bytes() };
         let incoming = [
             field("host", "h:1"),
@@ -126,6 +136,11 @@ mod tests {
             field("X-FORWARDED-FOR", "1.2.3.4"),
             field("Fn-Call-Id", "mine"),
             field("Fn-Http-H-Foo", "bar"),
+            field("fn-INTENT", "mine"),
+            field("Fn-Deadline", "mine"),
+            field("Fn-Http-Method", "mine"),
+            field("Fn-Http-Request-Url", "mine"),
+            field("Fn-Invoke-Type", "x"),
             field("Content-Type", "text/plain"),
             field("Content-Length", "2"),
             field("TE", "gzip"),
@@ -135,7 +150,7 @@ mod tests {
         let mut out = Vec::new();
         request_fields("DELETE", &["http://", "h:1", "/t/raw/f?x=1"], &incoming, &mut out);
         let text = String::from_utf8(out).expect("ASCII");
-        let want = "Fn-Http-H-User-Agent: ua\r\nFn-Http-H-X-Forwarded-For: 1.2.3.4\r\nFn-Http-H-Fn-Call-Id: mine\r\nFn-Http-H-Fn-Http-H-Foo: bar\r\nContent-Type: text/plain\r\nFn-Http-H-Content-Length: 2\r\nFn-Intent: httprequest\r\nFn-Http-Method: DELETE\r\nFn-Http-Request-Url: http://h:1/t/raw/f?x=1\r\n";
+        let want = "Fn-Http-H-User-Agent: ua\r\nFn-Http-H-X-Forwarded-For: 1.2.3.4\r\nFn-Http-H-Fn-Http-H-Foo: bar\r\nFn-Http-H-Fn-Invoke-Type: x\r\nContent-Type: text/plain\r\nFn-Http-H-Content-Length: 2\r\nFn-Intent: httprequest\r\nFn-Http-Method: DELETE\r\nFn-Http-Request-Url: http://h:1/t/raw/f?x=1\r\n";
         assert_eq!(text, want);
     }
 }

@@ -34,6 +34,7 @@ mod oci;
 mod parked;
 mod process;
 mod programs;
+mod python;
 mod receipts;
 mod rounds;
 mod settings;

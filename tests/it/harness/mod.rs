@@ -4,6 +4,7 @@
 pub(crate) mod engine;
 pub(crate) mod http;
 pub(crate) mod proxy;
+pub(crate) mod python;
 pub(crate) mod registry;
 pub(crate) mod sandbox;
 
