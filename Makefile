@@ -11,20 +11,23 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile probe
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test conformance fuzz check bench bench-sched bench-cold bench-import bench-calls perf static doc clean functions
+.PHONY: help run test conformance counts fuzz check bench bench-hot bench-scale bench-sched bench-cold bench-import bench-calls perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
 	@echo "make test     every test, on the real container engine"
 	@echo "make conformance  answers of a server against docs/openapi.yaml (part of make test)"
+	@echo "make counts   instructions of a hot call's pure parts against what they were (part of make test)"
 	@echo "make fuzz     random bytes for every parser, 10 s each (FUZZ_SECONDS)"
 	@echo "make check    formatting, lints, tests, documentation"
-	@echo "make bench    a hot call through hob, through nginx and direct"
+	@echo "make bench    all of the following but records (BENCH_FLAGS=--quick: under 4 minutes)"
+	@echo "make bench-hot    a hot call through hob, through nginx and direct; calls at a constant rate"
+	@echo "make bench-scale  connections, registered and hot functions: threads, memory, cost of a call"
 	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
 	@echo "make bench-cold   calls without a container, beside the bare engine"
 	@echo "make bench-import 10,000 functions: creates, lists, calls, start"
 	@echo "make bench-calls  records of calls and detached calls"
-	@echo "make perf     a flame graph of a running hob"
+	@echo "make perf     a flame graph of a running hob, FN=app/function with calls of it"
 	@echo "make static   one static program, $(TARGET)/$(HOST)/release/hob"
 	@echo "make doc      the code's documentation"
 	@echo "make clean    remove what was built, and ./data"
@@ -48,7 +51,12 @@ test: functions
 	cd functions/fdk && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo test
 	cargo test
 	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip faults:: --skip load::crowds --skip escape::
+	$(MAKE) counts
 	$(MAKE) conformance
+
+# No clock: callgrind counts. BLESS=--bless writes tools/counts/expected.txt anew.
+counts:
+	tools/count $(abspath $(TARGET))/functions-build $(BLESS)
 
 # Asks a server what docs/openapi.yaml says, and compares the answers.
 conformance: functions
@@ -66,9 +74,20 @@ check: functions
 	$(MAKE) test
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
-# Each writes its tables into docs/PERFORMANCE.md; BENCH_FLAGS=--quick or --full.
+# Each writes its tables into docs/PERFORMANCE.md, the same as JSON and its plots
+# into docs/bench; BENCH_FLAGS=--quick or --full. One that fails stops none of the
+# others, but fails the whole.
 bench:
+	@failed=; for bench in hot open sched cold sandbox import scale; do \
+	  cargo bench --bench $$bench -- --write $(BENCH_FLAGS) || failed="$$failed $$bench"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+bench-hot:
 	cargo bench --bench hot -- --write $(BENCH_FLAGS)
+	cargo bench --bench open -- --write $(BENCH_FLAGS)
+
+bench-scale:
+	cargo bench --bench scale -- --write $(BENCH_FLAGS)
 
 bench-sched:
 	cargo bench --bench sched -- --write $(BENCH_FLAGS)
@@ -83,9 +102,9 @@ bench-cold:
 bench-calls:
 	cargo bench --bench calls -- --write $(BENCH_FLAGS)
 
-# Needs `perf`; FlameGraph's two scripts or `inferno` make the picture.
+# Needs `perf`. FN=app/function puts calls of it on the server meanwhile.
 perf:
-	@bash tools/perf
+	@tools/perf $(if $(FN),--fn $(FN)) $(PERF_FLAGS)
 
 static:
 	RUSTFLAGS='-C target-feature=+crt-static -C force-frame-pointers=yes' cargo build --release --bin hob --target $(HOST)

@@ -1,38 +1,30 @@
 //! A hot call through hob, through nginx, and straight to the function.
 //!
-//! One run, the three in turn within every round, so that whatever else the
+//! One run, all of them in turn within every round, so that whatever else the
 //! machine does hits them alike; reported are medians and medians of ratios.
-//! All three use the same live containers, which hob started.
+//! All of them but peers use the same live containers, which hob started.
 //!
-//! `cargo bench --bench hot -- [--quick | --full] [--write]`
+//! `cargo bench --bench hot -- [--quick | --full] [--write] [--peer NAME=URL,PID]`
 
 #![allow(clippy::print_stdout, reason = "a bench prints")]
+#![allow(clippy::disallowed_methods, reason = "the rules for the server's threads and sleeps do not bind the bench")]
 
 mod common;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use common::http::{Address, Connection, request};
-use common::load::{Load, Outcome, Until, run};
-use common::report::{Table, circumstances, median, publish, time, verdict};
+use common::load::{Until, run};
+use common::plot::{Chart, Line};
+use common::report::{Table, circumstances, median, publish, time, verdict, write};
 use common::server::{FUNCTION_MIB, Hob, Nginx};
+use common::ways::{Way, warm_up, ways};
 use common::{Failure, Options, Scratch, engine, proc};
 
 const CONTAINERS: u64 = 8;
-const CALL_ID: &str = "01HF7YAT3V180G40RZJ0000001";
-
-/// One of the three ways to the function.
-struct Way {
-    name: &'static str,
-    /// For one caller, and for more.
-    one: Vec<Address>,
-    many: Vec<Address>,
-    target: String,
-    fields: Vec<(&'static str, &'static str)>,
-    /// Whose CPU counts.
-    pids: Vec<u32>,
-}
+const CALLERS: [usize; 4] = [1, 8, 32, 128];
+const SMALL: usize = 64;
+const SIZES: [usize; 3] = [SMALL, 64 << 10, 1 << 20];
 
 #[derive(Debug, Default, Clone)]
 struct Series {
@@ -41,6 +33,14 @@ struct Series {
     rate: Vec<f64>,
     cpu: Vec<f64>,
     switches: Vec<f64>,
+}
+
+/// What one combination of body and callers gave, by way.
+struct Measured {
+    size: usize,
+    callers: usize,
+    names: Vec<String>,
+    series: Vec<Series>,
 }
 
 fn main() -> Result<(), Failure> {
@@ -57,82 +57,54 @@ fn main() -> Result<(), Failure> {
     if nginx.is_none() {
         println!("nginx is not installed (apt-get install nginx-light): no ratios to it");
     }
-    let rounds = options.pick(3, 7, 5);
-    let length = Duration::from_millis(options.pick(700, 2000, 1000));
-    let mut sizes = vec![64];
-    if options.full {
-        sizes.extend([64 << 10, 1 << 20]);
-    }
-    let mut text = format!("{about}; {rounds} rounds of {:.1} s each; {} containers\n\n", length.as_secs_f64(), sockets.len());
     let mut table = Table::new(&["body", "callers", "way", "p50", "p99", "calls/s", "server CPU per call", "switches per call"]);
     let mut ratios = Table::new(&["body", "callers", "hob to nginx", "ratio (median of rounds)", "promise", ""]);
-    for size in sizes {
-        let beside = if size == 64 { nginx.as_ref() } else { unbuffered.as_ref() };
-        let ways = ways(&hob, &target, &sockets, beside);
-        for callers in [1, 8, 32] {
+    let (mut all, mut resident) = (Vec::new(), Vec::new());
+    let rounds = options.pick(3, 7, 9);
+    for size in SIZES {
+        let length = Duration::from_millis(if size == SMALL { options.pick(400, 1500, 3000) } else { options.pick(300, 800, 2000) });
+        let beside = if size == SMALL { nginx.as_ref() } else { unbuffered.as_ref() };
+        let ways = ways(&hob, &target, &sockets, beside)?;
+        for callers in CALLERS {
+            eprintln!("{}, {callers} callers", bytes(size));
             let series = measure(&ways, callers, size, rounds, length)?;
             for (way, series) in ways.iter().zip(&series) {
                 table.row(absolute(size, callers, way, series));
             }
-            if ways.len() == 3 {
-                promises(&mut ratios, size, callers, &series[1], &series[2]);
+            let of = |name: &str| ways.iter().zip(&series).find(|(w, _)| w.name == name).map(|(_, s)| s);
+            if let (Some(nginx), Some(hob)) = (of("nginx"), of("hob")) {
+                promises(&mut ratios, size, callers, nginx, hob);
             }
+            all.push(Measured { size, callers, names: ways.iter().map(|w| w.name.clone()).collect(), series });
         }
+        resident.push((bytes(size), proc::resident_kib(hob.pid()).unwrap_or(0) as f64 / 1024.0));
     }
-    let _ = write!(text, "{}\n{}\n", table.text(), ratios.text());
-    text.push_str(&system_calls(&ways(&hob, &target, &sockets, nginx.as_ref()))?);
+    std::thread::sleep(Duration::from_secs(12));
+    resident.push(("12 s without calls".to_owned(), proc::resident_kib(hob.pid()).unwrap_or(0) as f64 / 1024.0));
+    let mut text = format!("{about}; {rounds} rounds; {} containers\n\n{}\n{}\n", sockets.len(), table.text(), ratios.text());
+    let resident: Vec<String> = resident.iter().map(|(after, mib)| format!("{mib:.1} MiB after {after}")).collect();
+    let _ = writeln!(text, "Resident memory of hob: {}.\n", resident.join(", "));
+    text.push_str(&system_calls(&ways(&hob, &target, &sockets, nginx.as_ref())?)?);
     drop((nginx, unbuffered));
     hob.terminate()?;
+    if options.write {
+        write("hot-p50.svg", &chart("p50 of a hot call, 64 B", &all, |s| &s.p50, time))?;
+        write("hot-rate.svg", &chart("hot calls per second, 64 B", &all, |s| &s.rate, |v| format!("{v:.0}/s")))?;
+    }
     publish("hot", &text, options)
 }
 
-/// Enough calls at once that hob starts all the containers it has room for.
-fn warm_up(hob: &Hob, target: &str) {
-    let slow = request("POST", target, &[("X-Sleep-Ms", "100")], b"warm");
-    let load = Load { addresses: vec![Address::Tcp(hob.address)], requests: vec![slow], callers: 32, until: Until::Elapsed(Duration::from_secs(3)) };
-    run(&load);
-}
-
-fn ways(hob: &Hob, target: &str, sockets: &[std::path::PathBuf], nginx: Option<&Nginx>) -> Vec<Way> {
-    // What hob adds for the function, the others' caller sends himself.
-    let fields = vec![("Content-Type", "text/plain"), ("Fn-Call-Id", CALL_ID), ("Fn-Deadline", "2099-01-01T00:00:00.000Z")];
-    let direct: Vec<Address> = sockets.iter().cloned().map(Address::Unix).collect();
-    let mut ways = vec![Way { name: "direct", one: direct[..1].to_vec(), many: direct, target: "/call".to_owned(), fields: fields.clone(), pids: Vec::new() }];
-    if let Some(nginx) = nginx {
-        ways.push(Way {
-            name: "nginx",
-            one: vec![Address::Tcp(nginx.one)],
-            many: vec![Address::Tcp(nginx.all)],
-            target: "/call".to_owned(),
-            fields,
-            pids: nginx.workers(),
-        });
-    }
-    let address = vec![Address::Tcp(hob.address)];
-    ways.push(Way {
-        name: "hob",
-        one: address.clone(),
-        many: address,
-        target: target.to_owned(),
-        fields: vec![("Content-Type", "text/plain")],
-        pids: vec![hob.pid()],
-    });
-    ways
-}
-
-fn load(way: &Way, callers: usize, size: usize, until: Until) -> Load {
-    let addresses = if callers == 1 { way.one.clone() } else { way.many.clone() };
-    Load { addresses, requests: vec![request("POST", &way.target, &way.fields, &vec![b'x'; size])], callers, until }
+/// Of small bodies, by callers.
+fn chart(title: &str, all: &[Measured], of: fn(&Series) -> &Vec<f64>, label: fn(f64) -> String) -> String {
+    let small: Vec<&Measured> = all.iter().filter(|m| m.size == SMALL).collect();
+    let names = small.first().map(|m| m.names.clone()).unwrap_or_default();
+    let lines = names.into_iter().enumerate().map(|(i, name)| Line { name, values: small.iter().map(|m| median(of(&m.series[i]))).collect() }).collect();
+    Chart { title, across: "callers, each asking again as soon as it is answered", ticks: small.iter().map(|m| m.callers.to_string()).collect(), label, lines }.svg()
 }
 
 fn measure(ways: &[Way], callers: usize, size: usize, rounds: usize, length: Duration) -> Result<Vec<Series>, Failure> {
     for way in ways {
-        let load = load(way, callers, size, Until::Calls(1));
-        let mut connection = Connection::new(load.addresses[0].clone());
-        let answer = connection.ask(&load.requests[0])?;
-        if answer.status != 200 || answer.body.len() != size {
-            return Err(format!("{}: {} with {} of {size} bytes", way.name, answer.status, answer.body.len()).into());
-        }
+        way.try_once(callers, size)?;
     }
     let mut all = vec![Series::default(); ways.len()];
     for round in 0..=rounds {
@@ -140,9 +112,9 @@ fn measure(ways: &[Way], callers: usize, size: usize, rounds: usize, length: Dur
             // The first round warms connections and caches, and is not kept.
             let length = if round == 0 { Duration::from_millis(200) } else { length };
             let (cpu, switches) = (proc::cpu(&way.pids), proc::switches(&way.pids));
-            let outcome = run(&load(way, callers, size, Until::Elapsed(length)));
+            let outcome = run(&way.load(callers, size, Until::Elapsed(length)));
             let (cpu, switches) = (proc::cpu(&way.pids) - cpu, proc::switches(&way.pids).saturating_sub(switches));
-            check(way, &outcome)?;
+            way.check(&outcome)?;
             if round > 0 {
                 let calls = outcome.good() as f64;
                 series.p50.push(outcome.quantile(0.5));
@@ -156,18 +128,13 @@ fn measure(ways: &[Way], callers: usize, size: usize, rounds: usize, length: Dur
     Ok(all)
 }
 
-/// A number is worth nothing when calls failed.
-fn check(way: &Way, outcome: &Outcome) -> Result<(), Failure> {
-    if outcome.good() == outcome.samples.len() && outcome.good() > 0 { Ok(()) } else { Err(format!("{}: answers {}", way.name, outcome.statuses()).into()) }
-}
-
 fn absolute(size: usize, callers: usize, way: &Way, series: &Series) -> Vec<String> {
     let (cpu, switches) =
         if way.pids.is_empty() { ("-".to_owned(), "-".to_owned()) } else { (time(median(&series.cpu)), format!("{:.1}", median(&series.switches))) };
     vec![
         bytes(size),
         callers.to_string(),
-        way.name.to_owned(),
+        way.name.clone(),
         time(median(&series.p50)),
         time(median(&series.p99)),
         format!("{:.0}", median(&series.rate)),
@@ -182,14 +149,15 @@ fn promises(table: &mut Table, size: usize, callers: usize, nginx: &Series, hob:
         table.row([bytes(size), callers.to_string(), what.to_owned(), format!("{ratio:.2}"), promise.to_owned(), met]);
     };
     let (p50, p99, rate, cpu) = (ratio(|s| &s.p50), ratio(|s| &s.p99), ratio(|s| &s.rate), ratio(|s| &s.cpu));
-    if size == 64 {
+    if size == SMALL {
         row("p50", p50, if callers == 1 { "≤ 1.5, then ≤ 1.0" } else { "" }, if callers == 1 { staged(p50 <= 1.5, p50 <= 1.0) } else { String::new() });
         row("p99", p99, "", String::new());
+        let promised = (8..=32).contains(&callers);
         row(
             "throughput",
             rate,
-            if callers == 1 { "" } else { "≥ 0.8, then ≥ 1.0" },
-            if callers == 1 { String::new() } else { staged(rate >= 0.8, rate >= 1.0) },
+            if promised { "≥ 0.8, then ≥ 1.0" } else { "" },
+            if promised { staged(rate >= 0.8, rate >= 1.0) } else { String::new() },
         );
         row("CPU per call", cpu, "≤ 2, then ≤ 1.2", staged(cpu <= 2.0, cpu <= 1.2));
     } else {
@@ -223,16 +191,16 @@ fn system_calls(ways: &[Way]) -> Result<String, Failure> {
         for way in ways.iter().filter(|w| !w.pids.is_empty()) {
             let calls = 1024 / callers;
             // Connections are opened and first served outside the count.
-            run(&load(way, callers, 64, Until::Calls(5)));
+            run(&way.load(callers, SMALL, Until::Calls(5)));
             let Some(strace) = proc::Strace::attach(&way.pids, folder.path())? else {
                 return Ok("(strace is not installed: no count of system calls)\n".to_owned());
             };
-            let outcome = run(&load(way, callers, 64, Until::Calls(calls as u64)));
+            let outcome = run(&way.load(callers, SMALL, Until::Calls(calls as u64)));
             let counts = strace.finish()?;
             let per_call = |n: u64| n as f64 / outcome.good() as f64;
             let total: u64 = counts.iter().map(|(_, n)| n).sum();
             let which: Vec<String> = counts.iter().filter(|(_, n)| per_call(*n) >= 0.05).map(|(name, n)| format!("{name} {:.1}", per_call(*n))).collect();
-            table.row([callers.to_string(), way.name.to_owned(), format!("{:.1}", per_call(total)), which.join(", ")]);
+            table.row([callers.to_string(), way.name.clone(), format!("{:.1}", per_call(total)), which.join(", ")]);
         }
     }
     Ok(format!("{}\nPromise: ≤ 10 system calls per call in hob.\n", table.text()))

@@ -84,6 +84,8 @@ impl Agent {
     }
 
     fn acquire(&self, call: &Call, caller: &mut dyn Caller, wait_until: Option<Instant>) -> Result<Lease, CallError> {
+        // Probes are one instruction each until a tracer looks (docs/PERFORMANCE.md).
+        probe::probe!(hob, queue, call.id.as_str().as_ptr(), call.spec.fn_id.as_str().as_ptr());
         CALLS.queued.add(1);
         let lease = self.hot.acquire(&call.spec, caller, Instant::now(), wait_until);
         CALLS.queued.add(-1);
@@ -93,6 +95,7 @@ impl Agent {
     /// The execution limit runs from here, thaw included (spec agent §1.5).
     fn exchange(&self, call: &Call, lease: &mut Lease, caller: &mut dyn Caller, started: Instant) -> Result<(Result<(), CallError>, Fate), CallError> {
         if let Some(container) = lease.container_id() {
+            probe::probe!(hob, slot, call.id.as_str().as_ptr(), container.as_str().as_ptr(), lease.calls_before());
             caller.passed(Moment::Acquired { origin: lease.origin(), container });
         }
         if lease.is_dead() {

@@ -8,9 +8,11 @@
 pub(crate) mod engine;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod plot;
 pub(crate) mod proc;
 pub(crate) mod report;
 pub(crate) mod server;
+pub(crate) mod ways;
 
 use std::path::{Path, PathBuf};
 

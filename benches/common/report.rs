@@ -1,7 +1,9 @@
-//! Tables in Markdown, and the place in docs/PERFORMANCE.md where they go.
+//! Tables in Markdown and JSON, and the places under docs/ where they go.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
 
 use super::{Failure, Options};
 
@@ -96,18 +98,56 @@ fn date(days: u64) -> String {
     format!("{year}-{month:02}-{day:02}")
 }
 
-/// Prints the text; with `--write` also puts it between the markers `bench:NAME`.
+/// Prints the text; with `--write` also puts it between the markers `bench:NAME`
+/// in docs/PERFORMANCE.md, and its tables into docs/bench/NAME.json.
 pub(crate) fn publish(name: &str, text: &str, options: Options) -> Result<(), Failure> {
     let text = &format!("{text}\nLoad average after the run: {}.\n", load_average());
     println!("{text}");
     if options.write {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/PERFORMANCE.md");
+        let path = docs().join("PERFORMANCE.md");
         let old = std::fs::read_to_string(&path)?;
         let (open, close) = (format!("<!-- bench:{name} -->\n"), format!("<!-- /bench:{name} -->"));
         let start = old.find(&open).ok_or_else(|| format!("{}: no line {open}", path.display()))? + open.len();
         let end = old[start..].find(&close).ok_or_else(|| format!("{}: no line {close}", path.display()))? + start;
         std::fs::write(&path, format!("{}{text}{}", &old[..start], &old[end..]))?;
         println!("written to {}", path.display());
+        write(&format!("{name}.json"), &format!("{:#}\n", as_json(name, text)))?;
     }
     Ok(())
+}
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+}
+
+/// A file in docs/bench.
+pub(crate) fn write(name: &str, text: &str) -> Result<(), Failure> {
+    let folder = docs().join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(name);
+    std::fs::write(&path, text)?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// `{"bench", "about", "tables": [[{column: cell}]]}`: what is read by people is
+/// what is read by programs.
+fn as_json(name: &str, text: &str) -> Value {
+    let about = text.lines().next().unwrap_or_default();
+    let cells = |line: &str| -> Vec<String> { line.trim().trim_matches('|').split('|').map(|c| c.trim().replace("**", "")).collect() };
+    let mut tables = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if !line.starts_with('|') {
+            continue;
+        }
+        let head: Vec<String> = cells(line).into_iter().enumerate().map(|(i, c)| if c.is_empty() { format!("column {}", i + 1) } else { c }).collect();
+        let mut rows = Vec::new();
+        lines.next();
+        while let Some(line) = lines.next_if(|l| l.starts_with('|')) {
+            rows.push(Value::Object(head.iter().cloned().zip(cells(line).into_iter().map(Value::from)).collect::<Map<_, _>>()));
+        }
+        tables.push(Value::from(rows));
+    }
+    json!({"bench": name, "about": about, "tables": tables})
 }

@@ -82,6 +82,10 @@ impl<'a> ClientSide<'a> {
         (self.status, matches!(self.state, State::Replaced))
     }
 
+    pub(super) fn id(&self) -> &Id {
+        &self.id
+    }
+
     pub(super) fn door(&self) -> Door {
         self.door
     }

@@ -425,7 +425,9 @@ fn count(client: &ClientSide<'_>, method: &'static str, blamed: bool, took: Dura
     let (status, replaced) = client.told();
     let route = route_of(client.door());
     let blame = if blamed || replaced { metrics::USER } else { metrics::SERVICE };
-    REQUESTS.count(Labels { method, route, status: status.unwrap_or(444), blame }, took);
+    let status = status.unwrap_or(444);
+    probe::probe!(hob, reply, client.id().as_str().as_ptr(), status, took.as_micros());
+    REQUESTS.count(Labels { method, route, status, blame }, took);
 }
 
 /// As metrics name it.

@@ -101,6 +101,7 @@ impl Lease {
             caller.passed(Moment::Thawed);
         }
         let sent = self.held().socket.send(request, stop)?;
+        probe::probe!(hob, dispatch, request.call_id.as_str().as_ptr(), self.held().id.as_str().as_ptr());
         caller.passed(Moment::Sent);
         if thaw_last {
             self.thaw()?;

@@ -26,12 +26,27 @@ pub fn is_token(bytes: &[u8]) -> bool {
 
 /// Whether `byte` may stand in a token.
 pub fn is_token_byte(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+    TOKEN[usize::from(byte)]
 }
+
+/// Looked up, not compared: names are checked byte by byte on every call.
+const TOKEN: [bool; 256] = {
+    let mut token = [false; 256];
+    let mut b = 0u8;
+    loop {
+        token[b as usize] = b.is_ascii_alphanumeric() || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+        if b == u8::MAX {
+            break;
+        }
+        b += 1;
+    }
+    token
+};
 
 /// Whether `bytes` may be sent as a field's value: no control byte but tab.
 pub fn is_value(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&b| is_value_byte(b))
+    // To the end in any case: without a way out the compiler takes many at once.
+    bytes.iter().fold(true, |clean, &b| clean & is_value_byte(b))
 }
 
 /// Whether `byte` may stand in a field's value.

@@ -9,15 +9,14 @@ pub(super) fn push_rfc3339(at: Timestamp, out: &mut Vec<u8>) {
     let seconds = at.0.div_euclid(1000).clamp(-62_167_219_200, 253_402_300_799);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
-    for (number, digits, after) in
-        [(year, 4, b'-'), (month, 2, b'-'), (day, 2, b'T'), (second / 3600, 2, b':'), (second / 60 % 60, 2, b':'), (second % 60, 2, b'Z')]
-    {
-        for i in (0..digits).rev() {
-            let digit = number / 10_i64.pow(i) % 10;
-            out.push(b'0' + u8::try_from(digit).unwrap_or(0));
-        }
-        out.push(after);
+    let mut text = *b"0000-00-00T00:00:00Z";
+    for (at, number) in [(0, year / 100), (2, year % 100), (5, month), (8, day), (11, second / 3600), (14, second / 60 % 60), (17, second % 60)] {
+        // Within 0 to 99, all of them.
+        let number = u8::try_from(number).unwrap_or(0);
+        text[at] += number / 10;
+        text[at + 1] += number % 10;
     }
+    out.extend_from_slice(&text);
 }
 
 /// Year, month, day of a day counted from 1970-01-01, proleptic Gregorian. The

@@ -1,0 +1,103 @@
+//! The ways to the function that take turns in a run: direct, nginx, peers, hob.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Failure;
+use super::http::{Address, Connection, request};
+use super::load::{Load, Outcome, Until, run};
+use super::server::{Hob, Nginx};
+
+const CALL_ID: &str = "01HF7YAT3V180G40RZJ0000001";
+
+/// One way to the function.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) name: String,
+    /// For one caller, and for more.
+    one: Vec<Address>,
+    many: Vec<Address>,
+    target: String,
+    fields: Vec<(&'static str, &'static str)>,
+    /// Whose CPU counts.
+    pub(crate) pids: Vec<u32>,
+}
+
+/// What hob adds for the function, the others' caller sends himself.
+fn all_fields() -> Vec<(&'static str, &'static str)> {
+    vec![("Content-Type", "text/plain"), ("Fn-Call-Id", CALL_ID), ("Fn-Deadline", "2099-01-01T00:00:00Z")]
+}
+
+/// Direct first, hob last; what is measured against is `nginx`, where there is one.
+pub(crate) fn ways(hob: &Hob, target: &str, sockets: &[PathBuf], nginx: Option<&Nginx>) -> Result<Vec<Way>, Failure> {
+    let direct: Vec<Address> = sockets.iter().cloned().map(Address::Unix).collect();
+    let one = direct.first().ok_or("hob started no container")?.clone();
+    let mut ways = vec![Way { name: "direct".to_owned(), one: vec![one], many: direct, target: "/call".to_owned(), fields: all_fields(), pids: Vec::new() }];
+    if let Some(nginx) = nginx {
+        ways.push(Way {
+            name: "nginx".to_owned(),
+            one: vec![Address::Tcp(nginx.one)],
+            many: vec![Address::Tcp(nginx.all)],
+            target: "/call".to_owned(),
+            fields: all_fields(),
+            pids: nginx.workers(),
+        });
+    }
+    ways.extend(peers()?);
+    let address = vec![Address::Tcp(hob.address)];
+    ways.push(Way { name: "hob".to_owned(), one: address.clone(), many: address, target: target.to_owned(), fields: vec![("Content-Type", "text/plain")], pids: vec![hob.pid()] });
+    Ok(ways)
+}
+
+/// `--peer NAME=URL,PID`, any number of times: another server with a function
+/// that gives back what it is sent, `URL` to be asked with POST, and the process
+/// whose CPU counts (with all its children).
+fn peers() -> Result<Vec<Way>, Failure> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let given = arguments.windows(2).filter(|w| w[0] == "--peer").map(|w| w[1].as_str());
+    given.map(|text| peer(text).ok_or_else(|| format!("--peer {text}: not NAME=http://HOST:PORT/PATH,PID").into())).collect()
+}
+
+fn peer(text: &str) -> Option<Way> {
+    let (name, rest) = text.split_once('=')?;
+    let (url, pid) = rest.rsplit_once(',')?;
+    let (authority, path) = url.strip_prefix("http://")?.split_once('/')?;
+    let address: SocketAddr = authority.to_socket_addrs().ok()?.next()?;
+    let pid: u32 = pid.parse().ok()?;
+    let pids = std::iter::once(pid).chain(super::proc::children(pid)).collect();
+    let address = vec![Address::Tcp(address)];
+    Some(Way { name: name.to_owned(), one: address.clone(), many: address, target: format!("/{path}"), fields: vec![("Content-Type", "text/plain")], pids })
+}
+
+impl Way {
+    pub(crate) fn addresses(&self, callers: usize) -> Vec<Address> {
+        if callers == 1 { self.one.clone() } else { self.many.clone() }
+    }
+
+    pub(crate) fn request(&self, size: usize) -> Vec<u8> {
+        request("POST", &self.target, &self.fields, &vec![b'x'; size])
+    }
+
+    pub(crate) fn load(&self, callers: usize, size: usize, until: Until) -> Load {
+        Load { addresses: self.addresses(callers), requests: vec![self.request(size)], callers, until }
+    }
+
+    /// One call, which must come back whole.
+    pub(crate) fn try_once(&self, callers: usize, size: usize) -> Result<(), Failure> {
+        let mut connection = Connection::new(self.addresses(callers)[0].clone());
+        let answer = connection.ask(&self.request(size))?;
+        if answer.status == 200 && answer.body.len() == size { Ok(()) } else { Err(format!("{}: {} with {} of {size} bytes", self.name, answer.status, answer.body.len()).into()) }
+    }
+
+    /// A number is worth nothing when calls failed.
+    pub(crate) fn check(&self, outcome: &Outcome) -> Result<(), Failure> {
+        if outcome.good() == outcome.samples.len() && outcome.good() > 0 { Ok(()) } else { Err(format!("{}: answers {}", self.name, outcome.statuses()).into()) }
+    }
+}
+
+/// Enough calls at once that hob starts all the containers it has room for.
+pub(crate) fn warm_up(hob: &Hob, target: &str) {
+    let slow = request("POST", target, &[("X-Sleep-Ms", "100")], b"warm");
+    run(&Load { addresses: vec![Address::Tcp(hob.address)], requests: vec![slow], callers: 32, until: Until::Elapsed(Duration::from_secs(3)) });
+}

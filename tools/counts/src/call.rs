@@ -1,0 +1,4 @@
+//! Stands in for the words about a call.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientGone;
