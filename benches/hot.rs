@@ -99,7 +99,8 @@ fn chart(title: &str, all: &[Measured], of: fn(&Series) -> &Vec<f64>, label: fn(
     let small: Vec<&Measured> = all.iter().filter(|m| m.size == SMALL).collect();
     let names = small.first().map(|m| m.names.clone()).unwrap_or_default();
     let lines = names.into_iter().enumerate().map(|(i, name)| Line { name, values: small.iter().map(|m| median(of(&m.series[i]))).collect() }).collect();
-    Chart { title, across: "callers, each asking again as soon as it is answered", ticks: small.iter().map(|m| m.callers.to_string()).collect(), label, lines }.svg()
+    Chart { title, across: "callers, each asking again as soon as it is answered", ticks: small.iter().map(|m| m.callers.to_string()).collect(), label, lines }
+        .svg()
 }
 
 fn measure(ways: &[Way], callers: usize, size: usize, rounds: usize, length: Duration) -> Result<Vec<Series>, Failure> {
@@ -153,12 +154,7 @@ fn promises(table: &mut Table, size: usize, callers: usize, nginx: &Series, hob:
         row("p50", p50, if callers == 1 { "≤ 1.5, then ≤ 1.0" } else { "" }, if callers == 1 { staged(p50 <= 1.5, p50 <= 1.0) } else { String::new() });
         row("p99", p99, "", String::new());
         let promised = (8..=32).contains(&callers);
-        row(
-            "throughput",
-            rate,
-            if promised { "≥ 0.8, then ≥ 1.0" } else { "" },
-            if promised { staged(rate >= 0.8, rate >= 1.0) } else { String::new() },
-        );
+        row("throughput", rate, if promised { "≥ 0.8, then ≥ 1.0" } else { "" }, if promised { staged(rate >= 0.8, rate >= 1.0) } else { String::new() });
         row("CPU per call", cpu, "≤ 2, then ≤ 1.2", staged(cpu <= 2.0, cpu <= 1.2));
     } else {
         row("throughput", rate, "≥ 1 (nginx unbuffered)", verdict(rate >= 1.0));

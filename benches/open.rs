@@ -62,7 +62,8 @@ fn main() -> Result<(), Failure> {
             cells.push(if way.pids.is_empty() { "-".to_owned() } else { time(median(&series.cpu)) });
             table.row(cells);
         }
-        plotted = ways.iter().zip(&all).map(|(way, series)| Line { name: way.name.clone(), values: series.latency.iter().map(|l| median(l)).collect() }).collect();
+        plotted =
+            ways.iter().zip(&all).map(|(way, series)| Line { name: way.name.clone(), values: series.latency.iter().map(|l| median(l)).collect() }).collect();
     }
     drop(nginx);
     hob.terminate()?;

@@ -49,11 +49,8 @@ fn main() -> Result<(), Failure> {
 
 impl Bench {
     fn start(&self, name: &str) -> Result<Hob, Failure> {
-        let settings = [
-            ("HOB_DRIVER", "sandbox".to_owned()),
-            ("FN_FREEZE_IDLE_MSECS", "-1".to_owned()),
-            ("FN_MAX_TOTAL_MEMORY_BYTES", (64u64 << 30).to_string()),
-        ];
+        let settings =
+            [("HOB_DRIVER", "sandbox".to_owned()), ("FN_FREEZE_IDLE_MSECS", "-1".to_owned()), ("FN_MAX_TOTAL_MEMORY_BYTES", (64u64 << 30).to_string())];
         let hob = Hob::start(name, &settings)?;
         load(&self.archive.path().join("echo.tar"), &hob.data())?;
         Ok(hob)

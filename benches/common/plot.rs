@@ -60,9 +60,20 @@ impl Chart<'_> {
             let path: Vec<String> = points.iter().map(|(x, y, _)| format!("{x:.1},{y:.1}")).collect();
             let _ = writeln!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>", path.join(" "));
             for (x, y, value) in &points {
-                let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"><title>{}: {}</title></circle>", escape(&line.name), escape(&(self.label)(*value)));
+                let _ = writeln!(
+                    svg,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"><title>{}: {}</title></circle>",
+                    escape(&line.name),
+                    escape(&(self.label)(*value))
+                );
             }
-            let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"{:.0}\" fill=\"{colour}\">{}</text>", WIDTH - RIGHT + 16.0, TOP + 16.0 + 18.0 * n as f64, escape(&line.name));
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.0}\" y=\"{:.0}\" fill=\"{colour}\">{}</text>",
+                WIDTH - RIGHT + 16.0,
+                TOP + 16.0 + 18.0 * n as f64,
+                escape(&line.name)
+            );
         }
         svg.push_str("</svg>\n");
         svg

@@ -46,7 +46,14 @@ pub(crate) fn ways(hob: &Hob, target: &str, sockets: &[PathBuf], nginx: Option<&
     }
     ways.extend(peers()?);
     let address = vec![Address::Tcp(hob.address)];
-    ways.push(Way { name: "hob".to_owned(), one: address.clone(), many: address, target: target.to_owned(), fields: vec![("Content-Type", "text/plain")], pids: vec![hob.pid()] });
+    ways.push(Way {
+        name: "hob".to_owned(),
+        one: address.clone(),
+        many: address,
+        target: target.to_owned(),
+        fields: vec![("Content-Type", "text/plain")],
+        pids: vec![hob.pid()],
+    });
     Ok(ways)
 }
 
@@ -87,12 +94,20 @@ impl Way {
     pub(crate) fn try_once(&self, callers: usize, size: usize) -> Result<(), Failure> {
         let mut connection = Connection::new(self.addresses(callers)[0].clone());
         let answer = connection.ask(&self.request(size))?;
-        if answer.status == 200 && answer.body.len() == size { Ok(()) } else { Err(format!("{}: {} with {} of {size} bytes", self.name, answer.status, answer.body.len()).into()) }
+        if answer.status == 200 && answer.body.len() == size {
+            Ok(())
+        } else {
+            Err(format!("{}: {} with {} of {size} bytes", self.name, answer.status, answer.body.len()).into())
+        }
     }
 
     /// A number is worth nothing when calls failed.
     pub(crate) fn check(&self, outcome: &Outcome) -> Result<(), Failure> {
-        if outcome.good() == outcome.samples.len() && outcome.good() > 0 { Ok(()) } else { Err(format!("{}: answers {}", self.name, outcome.statuses()).into()) }
+        if outcome.good() == outcome.samples.len() && outcome.good() > 0 {
+            Ok(())
+        } else {
+            Err(format!("{}: answers {}", self.name, outcome.statuses()).into())
+        }
     }
 }
 

@@ -34,7 +34,8 @@ const TOKEN: [bool; 256] = {
     let mut token = [false; 256];
     let mut b = 0u8;
     loop {
-        token[b as usize] = b.is_ascii_alphanumeric() || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+        token[b as usize] =
+            b.is_ascii_alphanumeric() || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
         if b == u8::MAX {
             break;
         }

@@ -38,7 +38,8 @@ impl State {
 
     /// All are busy: one caller waits, and is handed what comes back.
     pub(super) fn handed_over(&mut self) {
-        let taken: Vec<_> = (0..8).map_while(|_| if let Acquired::Got { item, .. } = self.table.lock().acquire(self.now) { Some(item) } else { None }).collect();
+        let taken: Vec<_> =
+            (0..8).map_while(|_| if let Acquired::Got { item, .. } = self.table.lock().acquire(self.now) { Some(item) } else { None }).collect();
         let Acquired::Wait(ticket) = self.table.lock().acquire(black_box(self.now)) else { panic!("none is idle") };
         for item in taken {
             let offered = {

@@ -20,7 +20,8 @@ pub(super) struct State {
 impl Default for State {
     fn default() -> State {
         let id: Id = "01HF7YAT3V180G40RZJ0000001".parse().expect("an id");
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 64\r\nFn-Call-Id: {id}\r\nX-Instance: 1f3a\r\n\r\n{}", "x".repeat(64));
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 64\r\nFn-Call-Id: {id}\r\nX-Instance: 1f3a\r\n\r\n{}", "x".repeat(64));
         let mut chunked = Vec::new();
         for _ in 0..64 {
             chunk_head(1024, &mut chunked);
