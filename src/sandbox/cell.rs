@@ -6,27 +6,21 @@
 //! and has no way back after that.
 
 use std::ffi::CString;
-use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount,
-    open_tree, unmount,
-};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
 use rustix::thread::{Gid, Uid};
-use seccompiler::BpfProgram;
 
-use super::sys::{self, Alone, Forked, Spaces};
-use super::wire::{self, Go, Limit, Trouble};
+use super::mounts;
+use super::seccomp::Filters;
+use super::sys::{self, Alone, Spaces};
+use super::wire::{self, Go, Limit, Tmp, Trouble};
 
 /// Identities inside a cell, from 0; each has one outside, from the base.
 pub(super) const IDS: u32 = 65_536;
-/// Size of /dev/shm, as engines have it.
-const SHM_BYTES: u64 = 64 << 20;
 /// Said when the program could not be executed, as shells do.
 const NOT_EXECUTED: i32 = 127;
 
@@ -35,7 +29,7 @@ const NOT_EXECUTED: i32 = 127;
 pub(super) struct Common {
     /// Outside identity of inside identity 0.
     pub(super) base: u32,
-    pub(super) filters: Vec<BpfProgram>,
+    pub(super) filters: Filters,
     /// Its other end closes with the spawner.
     pub(super) leash: OwnedFd,
 }
@@ -46,44 +40,21 @@ pub(super) struct Parts {
     pub(super) line: OwnedFd,
     /// `cgroup.procs` files.
     pub(super) groups: Vec<OwnedFd>,
+    /// What the next function's /tmp will probably be like.
+    pub(super) tmp: Tmp,
 }
 
-const ATTRS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
-
-/// Of /proc: seen, not written.
-const READ_ONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
-/// Of /proc: not seen. They tell of the host, or of the kernel's insides.
-const MASKED_FILES: &[&str] = &[
-    "interrupts",
-    "kcore",
-    "keys",
-    "key-users",
-    "kmsg",
-    "kallsyms",
-    "kpagecount",
-    "kpageflags",
-    "kpagecgroup",
-    "latency_stats",
-    "timer_list",
-    "timer_stats",
-    "sched_debug",
-    "softirqs",
-    "slabinfo",
-    "vmallocinfo",
-    "pagetypeinfo",
-    "iomem",
-    "ioports",
-    "modules",
-    "config.gz",
-    "cmdline",
-    "mdstat",
-];
-const MASKED_FOLDERS: &[&str] = &["acpi", "asound", "scsi", "driver", "pressure"];
+/// A cell that waits.
+struct Parked {
+    /// Its user namespace, entered last.
+    users: OwnedFd,
+    tmp: (Tmp, OwnedFd),
+}
 
 /// A step that failed, with its name.
-struct Failed(&'static str, Errno);
+pub(super) struct Failed(pub(super) &'static str, pub(super) Errno);
 
-trait Step<T> {
+pub(super) trait Step<T> {
     fn step(self, name: &'static str) -> Result<T, Failed>;
 }
 
@@ -107,19 +78,19 @@ pub(super) fn live(alone: &Alone, common: &Common, parts: Parts) -> ! {
     sys::close_all_but(alone, &mut keep);
     // Nothing that is opened below may get a standard stream's number.
     let _ = rustix::stdio::dup2_stdin(rustix::stdio::stdout());
-    let line = parts.line.as_raw_fd();
-    match park(alone, common, parts) {
-        Ok((line, users, go)) => match go {
-            Some((go, fds)) => match become_function(alone, common, &line, &users, &go, fds) {
-                Ok(child) => reap(alone, child),
-                Err(failed) => give_up(line.as_fd(), &failed),
-            },
-            None => sys::exit(0),
+    let Parts { line, groups, tmp } = parts;
+    let begun = prepare(alone, common, groups, tmp).and_then(|(users, tmp)| {
+        let go = wire::receive_go(line.as_fd()).step("receive the order")?;
+        Ok((Parked { users, tmp }, go))
+    });
+    match begun {
+        // Not wanted any more.
+        Ok((_, None)) => sys::exit(0),
+        Ok((parked, Some((go, fds)))) => match become_function(alone, common, parked, &go, fds) {
+            Ok(child) => reap(alone, child),
+            Err(failed) => give_up(line.as_fd(), &failed),
         },
-        Err((held, failed)) => {
-            debug_assert_eq!(held.as_raw_fd(), line);
-            give_up(held.as_fd(), &failed)
-        }
+        Err(failed) => give_up(line.as_fd(), &failed),
     }
 }
 
@@ -136,22 +107,9 @@ fn tell(line: BorrowedFd<'_>, failed: &Failed) {
     }
 }
 
-type Ordered = (OwnedFd, OwnedFd, Option<(Go, Vec<OwnedFd>)>);
-
-/// Everything that needs no function: groups, namespaces, /proc, /dev. Then
-/// waits for the order.
-fn park(alone: &Alone, common: &Common, parts: Parts) -> Result<Ordered, (OwnedFd, Failed)> {
-    let Parts { line, groups } = parts;
-    match prepare(alone, common, groups) {
-        Ok(users) => match wire::receive_go(line.as_fd()).step("receive the order") {
-            Ok(go) => Ok((line, users, go)),
-            Err(failed) => Err((line, failed)),
-        },
-        Err(failed) => Err((line, failed)),
-    }
-}
-
-fn prepare(alone: &Alone, common: &Common, groups: Vec<OwnedFd>) -> Result<OwnedFd, Failed> {
+/// Everything that needs no function: groups, namespaces, /proc, /dev, and the
+/// large filter.
+fn prepare(alone: &Alone, common: &Common, groups: Vec<OwnedFd>, tmp: Tmp) -> Result<(OwnedFd, (Tmp, OwnedFd)), Failed> {
     leash(common)?;
     let _ = rustix::thread::set_name(c"hob-parked");
     for group in groups {
@@ -162,13 +120,15 @@ fn prepare(alone: &Alone, common: &Common, groups: Vec<OwnedFd>) -> Result<Owned
     // In the host's own network it is up already, and not ours to change.
     let _ = sys::loopback_up(socket.as_fd());
     drop(socket);
-    mount_proc()?;
+    mounts::mount_proc()?;
     let users = user_namespace(alone, common.base).step("user namespace")?;
-    mask_proc()?;
-    let shm = tmpfs(SHM_BYTES, 0, "1777", ATTRS).step("make /dev/shm")?;
-    attach(shm.as_fd(), CWD, "/dev/shm").step("mount /dev/shm")?;
+    mounts::mask_proc()?;
+    mounts::mount_shm()?;
+    let made = (tmp, mounts::tmp(tmp)?);
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("not dumpable")?;
-    Ok(users)
+    rustix::thread::set_no_new_privs(true).step("no new privileges")?;
+    put_on(&common.filters.early)?;
+    Ok((users, made))
 }
 
 /// The kernel kills this process, and with it all of its namespace, when the
@@ -184,56 +144,11 @@ fn leash(common: &Common) -> Result<(), Failed> {
     }
 }
 
-fn mount_proc() -> Result<(), Failed> {
-    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).step("open proc")?;
-    fsconfig_create(context.as_fd()).step("make proc")?;
-    let proc = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, ATTRS).step("mount proc")?;
-    attach(proc.as_fd(), CWD, "/proc").step("mount /proc")
-}
-
-fn mask_proc() -> Result<(), Failed> {
-    let covers = [(READ_ONLY, None), (MASKED_FILES, Some("/dev/null")), (MASKED_FOLDERS, Some("/empty"))];
-    let mut path = String::new();
-    for (names, cover) in covers {
-        for name in names {
-            path.clear();
-            let _ = write!(path, "/proc/{name}");
-            match cover_one(cover.unwrap_or(&path), &path) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(Failed("mask /proc", errno)),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A read-only view of `with` over `path`.
-fn cover_one(with: &str, path: &str) -> Result<(), Errno> {
-    // Of what is not there nothing need be hidden.
-    rustix::fs::access(path, rustix::fs::Access::EXISTS)?;
-    let tree = open_tree(CWD, with, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    let device = if with.starts_with("/dev") { MountAttrFlags::MOUNT_ATTR_NOSUID } else { ATTRS };
-    sys::mount_setattr(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY | device, None)?;
-    attach(tree.as_fd(), CWD, path)
-}
-
 /// A user namespace whose identities 0 to 65535 are the unprivileged ones from
 /// the base; it is entered last.
 pub(super) fn user_namespace(alone: &Alone, base: u32) -> std::io::Result<OwnedFd> {
-    match sys::fork(alone, Spaces::USER)? {
-        Forked::Child => {
-            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-            loop {
-                rustix::event::pause();
-            }
-        }
-        Forked::Parent { pid, pidfd } => {
-            let made = map(pid, base);
-            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-            let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), rustix::process::WaitIdOptions::EXITED);
-            made
-        }
-    }
+    let idler = sys::idle(alone, Spaces::USER)?;
+    map(idler.pid(), base)
 }
 
 fn map(pid: i32, base: u32) -> std::io::Result<OwnedFd> {
@@ -243,103 +158,32 @@ fn map(pid: i32, base: u32) -> std::io::Result<OwnedFd> {
     Ok(rustix::fs::open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn tmpfs(bytes: u64, inodes: u64, mode: &str, attrs: MountAttrFlags) -> Result<OwnedFd, Errno> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "size", bytes.to_string())?;
-    fsconfig_set_string(context.as_fd(), "mode", mode)?;
-    if inodes != 0 {
-        fsconfig_set_string(context.as_fd(), "nr_inodes", inodes.to_string())?;
-    }
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs)
-}
-
-/// A socket folder: 1 MiB of memory, 64 names, nothing in it can be executed
-/// or has any power. Belongs to no mount namespace until a cell attaches it,
-/// and is gone with its last user.
-pub(super) fn socket_folder() -> Result<OwnedFd, Errno> {
-    tmpfs(1 << 20, 64, "0777", ATTRS)
-}
-
-fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
-    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    if path.is_empty() {
-        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    }
-    move_mount(tree, "", at, path, flags)
-}
-
 /// From the order to the function's first instruction. Returns the function's
 /// process; in that process it does not return.
-fn become_function(alone: &Alone, common: &Common, line: &OwnedFd, users: &OwnedFd, go: &Go, fds: Vec<OwnedFd>) -> Result<i32, Failed> {
+fn become_function(alone: &Alone, common: &Common, parked: Parked, go: &Go, fds: Vec<OwnedFd>) -> Result<i32, Failed> {
     let mut fds = fds.into_iter();
     let (Some(root), Some(iofs)) = (fds.next(), fds.next()) else { return Err(Failed("order without root", Errno::INVAL)) };
     let (out, err) = (fds.next(), fds.next());
-    enter_root(go, root.as_fd(), iofs.as_fd())?;
-    drop((root, iofs));
+    let Parked { users, tmp: (size, mut tmp) } = parked;
+    if size != go.tmp {
+        tmp = mounts::tmp(go.tmp)?;
+    }
+    mounts::enter_root(go, root.as_fd(), iofs.as_fd(), tmp.as_fd())?;
+    drop((root, iofs, tmp));
     rustix::system::sethostname(go.hostname.as_bytes()).step("host name")?;
     for limit in &go.limits {
         set_limit(*limit).step("resource limit")?;
     }
     standard_streams(out, err)?;
-    become_user(common, users, go)?;
+    become_user(common, &users, go)?;
     let program = Program::new(go);
-    // Once for both: to put it on costs more than the fork.
-    filter(common)?;
-    match sys::fork_filtered(alone).step("fork")? {
-        Some(pid) => Ok(pid),
-        None => {
-            let _ = rustix::process::setsid();
-            tell(line.as_fd(), &program.run());
-            sys::exit(NOT_EXECUTED)
-        }
-    }
+    // From here on only the listed system calls, for ever; process 1 as well.
+    put_on(&common.filters.last)?;
+    program.run(alone)
 }
 
-/// From here on only the listed system calls, for ever.
-fn filter(common: &Common) -> Result<(), Failed> {
-    common.filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(|_| Failed("system call filter", Errno::INVAL)))
-}
-
-/// Mounts what the function sees and makes it all that there is.
-fn enter_root(go: &Go, root: BorrowedFd<'_>, iofs: BorrowedFd<'_>) -> Result<(), Failed> {
-    attach(root, CWD, "/new").step("mount the root")?;
-    let writable = if go.writable_root { Some(writable_root(root)?) } else { None };
-    let root = writable.as_ref().map_or(root, AsFd::as_fd);
-    for (name, what) in [("proc", "mount /proc in the root"), ("dev", "mount /dev in the root")] {
-        // These two are looked at by every program: never through a link.
-        let at = openat2(root, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS).step(what)?;
-        move_mount(CWD, format!("/{name}"), at, "", MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH).step(what)?;
-    }
-    let tmp = tmpfs(go.tmp_bytes, go.tmp_inodes, "1777", ATTRS).step("make /tmp")?;
-    mkdirat(&tmp, "iofs", Mode::from_raw_mode(0o755)).step("make /tmp/iofs")?;
-    let at = openat2(root, "tmp", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT).step("find /tmp in the root")?;
-    attach(tmp.as_fd(), at.as_fd(), "").step("mount /tmp")?;
-    attach(iofs, tmp.as_fd(), "iofs").step("mount /tmp/iofs")?;
-    rustix::process::fchdir(root).step("enter the root")?;
-    // The old root is stacked upon the new one, and then taken away.
-    rustix::process::pivot_root(".", ".").step("pivot_root")?;
-    unmount(".", UnmountFlags::DETACH).step("leave the old root")?;
-    rustix::process::chdir("/").step("enter the root")
-}
-
-/// An overlay in memory over the read-only root.
-fn writable_root(lower: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
-    const WHAT: &str = "writable root";
-    let store = tmpfs(SHM_BYTES, 0, "0755", MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV).step(WHAT)?;
-    attach(store.as_fd(), CWD, "/empty").step(WHAT)?;
-    for name in ["upper", "work"] {
-        mkdirat(&store, name, Mode::from_raw_mode(0o755)).step(WHAT)?;
-    }
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step(WHAT)?;
-    for (key, value) in [("lowerdir", "/new"), ("upperdir", "/empty/upper"), ("workdir", "/empty/work")] {
-        fsconfig_set_string(context.as_fd(), key, value).step(WHAT)?;
-    }
-    let _ = lower;
-    fsconfig_create(context.as_fd()).step(WHAT)?;
-    let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV).step(WHAT)?;
-    attach(root.as_fd(), CWD, "/new").step(WHAT)?;
-    Ok(root)
+fn put_on(filter: &seccompiler::BpfProgram) -> Result<(), Failed> {
+    seccompiler::apply_filter(filter).map_err(|_| Failed("system call filter", Errno::INVAL))
 }
 
 fn set_limit(limit: Limit) -> Result<(), Errno> {
@@ -413,21 +257,14 @@ impl Program {
         Program { paths: strings(&paths), argv: strings(&go.argv), env: strings(&go.env), working_dir }
     }
 
-    /// Returns only on failure.
-    fn run(&self) -> Failed {
-        if !self.working_dir.is_empty()
-            && let Err(errno) = rustix::process::chdir(&self.working_dir)
-        {
-            return Failed("enter the working folder", errno);
-        }
-        let mut worst = Errno::NOENT;
-        for path in &self.paths {
-            match sys::exec(path, &self.argv, &self.env) {
-                Errno::NOENT | Errno::NOTDIR => {}
-                errno => worst = errno,
-            }
-        }
-        Failed("execute the program", worst)
+    /// The process that executes it.
+    fn run(&self, alone: &Alone) -> Result<i32, Failed> {
+        let dir = (!self.working_dir.is_empty()).then_some(&self.working_dir);
+        sys::run(alone, &self.paths, &self.argv, &self.env, dir).map_err(|failed| match failed {
+            sys::NotRun::Fork(errno) => Failed("fork", errno),
+            sys::NotRun::Folder(errno) => Failed("enter the working folder", errno),
+            sys::NotRun::Program(errno) => Failed("execute the program", errno),
+        })
     }
 }
 

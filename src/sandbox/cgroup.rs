@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -84,11 +85,17 @@ pub(super) struct Slot {
     pub(super) number: u32,
     folders: Vec<(Controller, PathBuf)>,
     v2: bool,
-    /// Open once, written by each cell that enters.
-    pub(super) procs: Vec<OwnedFd>,
-    pub(super) freezer: Option<OwnedFd>,
+    pub(super) files: Arc<Files>,
     limits: Option<Limits>,
     oom_seen: u64,
+}
+
+/// A slot's open files.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// `cgroup.procs`: opened once, written by each cell that enters.
+    pub(super) procs: Vec<OwnedFd>,
+    pub(super) freezer: Option<OwnedFd>,
 }
 
 impl Cgroups {
@@ -251,7 +258,7 @@ impl Slot {
                 freezer = Some(open(&folder.join("freezer.state"))?);
             }
         }
-        let mut slot = Slot { number, folders, v2, procs, freezer, limits: None, oom_seen: 0 };
+        let mut slot = Slot { number, folders, v2, files: Arc::new(Files { procs, freezer }), limits: None, oom_seen: 0 };
         slot.oom_seen = slot.oom_kills();
         Ok(slot)
     }

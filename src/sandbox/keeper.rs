@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,21 +13,18 @@ use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::cgroup::{Cgroups, Slot};
+use super::cgroup::{Cgroups, Limits, Slot};
 use super::images::Rootfs;
-use super::spawner;
-use super::wire::{self, Ask, Tell};
+use super::mounts;
+use super::process::{Running, SpawnerError, start_spawner};
+use super::spare::Spare;
+use super::wire::{self, Ask, Tell, Tmp};
 use crate::call::Exit;
-use crate::driver::ExitSink;
-use crate::pool::{SpawnError, Stop, Thread, Woke, spawn, wait_for};
+use crate::driver::{ExitSink, Freezer};
+use crate::pool::{Stop, Thread, spawn, wait_for};
 
-/// The spawner must be ready within this.
-const READY_WITHIN: Duration = Duration::from_secs(10);
 /// A killed cell is gone within this, or something is very wrong.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-/// The pool is filled up when no start has come for so long: the CPU belongs
-/// to the function that starts.
-const REFILL_AFTER: Duration = Duration::from_millis(5);
 /// A spawner that ends sooner than this is not started again.
 const SPAWNER_LIVES: Duration = Duration::from_secs(1);
 /// Told for a cell whose end was not told.
@@ -42,21 +38,18 @@ pub(super) struct Options {
     pub(super) base: u32,
     /// Each cell has a network of its own (with nothing in it).
     pub(super) own_net: bool,
-    /// Cells that wait, ready.
+    /// Cells that wait, ready, at least.
     pub(super) parked: usize,
+    /// What the first functions will probably be like.
+    pub(super) guess: Guess,
 }
 
-/// The spawner did not come up.
-#[derive(Debug, thiserror::Error)]
-pub enum SpawnerError {
-    #[error("cannot start {}: {source}", program.display())]
-    Start { program: PathBuf, source: io::Error },
-    #[error("the sandbox cannot work here: {text}")]
-    Unable { text: String },
-    #[error("the spawner does not answer: {source}")]
-    Talk { source: io::Error },
-    #[error(transparent)]
-    Thread(#[from] SpawnError),
+/// What the next function will probably need: what the last one did. Cells are
+/// parked with it, and changed when it turns out otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Guess {
+    pub(super) limits: Limits,
+    pub(super) tmp: Tmp,
 }
 
 /// A cell that waits for its order.
@@ -66,6 +59,7 @@ pub(super) struct Cell {
     /// The server's end of its line.
     pub(super) line: OwnedFd,
     pub(super) pid: u32,
+    pub(super) freezer: Option<Freezer>,
     pidfd: OwnedFd,
 }
 
@@ -79,23 +73,21 @@ struct Live {
     _root: Rootfs,
 }
 
-struct Running {
-    control: Arc<OwnedFd>,
-    child: Child,
-    since: Instant,
-}
-
-#[derive(Default)]
 struct State {
     spawner: Option<Running>,
     /// The last one used lies on top.
     parked: Vec<Cell>,
+    /// Asked for by somebody who is about to send the order.
+    asking: usize,
     coming: HashMap<u32, (Slot, OwnedFd)>,
+    /// Socket folders nobody uses yet.
+    folders: Vec<OwnedFd>,
     /// By container id.
     live: HashMap<String, Live>,
     ids: HashMap<u32, String>,
     waiting: usize,
-    refill_at: Option<Instant>,
+    spare: Spare,
+    guess: Guess,
     failure: Option<String>,
     closed: bool,
 }
@@ -114,7 +106,7 @@ struct Shared {
     changed: Condvar,
     /// Ends the reaper.
     stop: Stop,
-    /// Rung when `refill_at` was set.
+    /// Rung when the pool may be due to be filled.
     bell: OwnedFd,
 }
 
@@ -136,9 +128,21 @@ impl Keeper {
         let talk = |source: io::Error| SpawnerError::Talk { source };
         let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK).map_err(|e| talk(e.into()))?;
         let stop = Stop::new().map_err(talk)?;
-        let state = Mutex::new(State { spawner: Some(running), ..State::default() });
-        let shared = Arc::new(Shared { options, groups, state, changed: Condvar::new(), stop, bell });
-        shared.fill(&mut shared.state.lock());
+        let state = State {
+            spawner: Some(running),
+            parked: Vec::new(),
+            asking: 0,
+            coming: HashMap::new(),
+            folders: Vec::new(),
+            live: HashMap::new(),
+            ids: HashMap::new(),
+            waiting: 0,
+            spare: Spare::new(options.parked),
+            guess: options.guess,
+            failure: None,
+            closed: false,
+        };
+        let shared = Arc::new(Shared { options, groups, state: Mutex::new(state), changed: Condvar::new(), stop, bell });
         let reaper = spawn("sandbox-reaper", {
             let shared = shared.clone();
             move || shared.reap(control)
@@ -156,28 +160,33 @@ impl Keeper {
         &self.shared.groups
     }
 
-    /// A parked cell, or a new one; waits until the deadline.
+    /// A parked cell, or a new one; waits until the deadline. `started` must be
+    /// called once the start is over.
     ///
     /// # Errors
     /// In words: why there is none.
-    pub(super) fn take(&self, until: Instant) -> Result<Cell, String> {
+    pub(super) fn take(&self, guess: Guess, until: Instant) -> Result<Cell, String> {
         let shared = &*self.shared;
         let mut state = shared.state.lock();
+        state.guess = guess;
+        state.spare.note_start(Instant::now());
         loop {
             if state.closed {
                 return Err("the server is shutting down".to_owned());
             }
             if let Some(cell) = state.parked.pop() {
-                state.refill_at = Some(Instant::now() + REFILL_AFTER);
-                drop(state);
-                shared.ring();
                 return Ok(cell);
             }
             if let Some(text) = state.failure.take() {
                 return Err(text);
             }
-            if state.coming.len() <= state.waiting {
-                shared.park(&mut state)?;
+            if state.coming.len() + state.asking <= state.waiting {
+                state.asking += 1;
+                drop(state);
+                let asked = shared.park(guess);
+                state = shared.state.lock();
+                asked?;
+                continue;
             }
             state.waiting += 1;
             let late = shared.changed.wait_until(&mut state, until).timed_out();
@@ -186,6 +195,21 @@ impl Keeper {
                 return Err("no cell came up in time".to_owned());
             }
         }
+    }
+
+    /// A start is over, well or not: the pool may be filled up.
+    pub(super) fn started(&self) {
+        self.shared.state.lock().spare.note_end(Instant::now());
+        self.shared.ring();
+    }
+
+    /// An empty socket folder.
+    ///
+    /// # Errors
+    /// When the kernel refuses the file system.
+    pub(super) fn folder(&self) -> io::Result<OwnedFd> {
+        let ready = self.shared.state.lock().folders.pop();
+        ready.map_or_else(|| mounts::socket_folder().map_err(Into::into), Ok)
     }
 
     /// The cell is a container's from now on: its end is told to `sink`.
@@ -216,7 +240,7 @@ impl Keeper {
         live.released = true;
         if !live.ended {
             let _ = pidfd_send_signal(&live.pidfd, Signal::KILL);
-            if let Some(freezer) = &live.slot.freezer {
+            if let Some(freezer) = &live.slot.files.freezer {
                 // What is frozen does not die before it is thawed.
                 let _ = rustix::io::write(freezer, b"THAWED");
             }
@@ -247,6 +271,7 @@ impl Keeper {
             }
             state.closed = true;
             state.parked.clear();
+            state.folders.clear();
             state.spawner.take()
         };
         self.shared.changed.notify_all();
@@ -279,30 +304,88 @@ impl Shared {
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
-    /// Asks for one more cell.
-    fn park(&self, state: &mut State) -> Result<(), String> {
-        let Some(running) = &state.spawner else { return Err("the spawner is not running".to_owned()) };
-        let slot = self.groups.take().map_err(|e| e.to_string())?;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(|e| format!("socket: {e}"))?;
-        let ask = Ask::Park { slot: slot.number, own_net: self.options.own_net, freezer: slot.freezer.is_some() };
-        let mut fds = vec![theirs.as_fd()];
-        fds.extend(slot.freezer.iter().chain(&slot.procs).map(AsFd::as_fd));
-        match wire::send_packet(running.control.as_fd(), &ask, &fds) {
-            Ok(()) => {
-                state.coming.insert(slot.number, (slot, ours));
-                Ok(())
-            }
-            Err(e) => {
+    /// Asks for one more cell, which `asking` counts.
+    fn park(&self, guess: Guess) -> Result<(), String> {
+        let asked = self.ask(guess);
+        let mut state = self.state.lock();
+        state.asking -= 1;
+        if let Err((slot, _)) = &asked {
+            // Not coming, unless its word was quicker than this.
+            if let Some((slot, _)) = slot.and_then(|number| state.coming.remove(&number)) {
                 self.groups.give(slot);
-                Err(format!("spawner: {e}"))
             }
         }
+        drop(state);
+        asked.map_err(|(_, text)| text)
     }
 
-    fn fill(&self, state: &mut State) {
-        while !state.closed && state.parked.len() + state.coming.len() < self.options.parked + state.waiting {
-            if let Err(text) = self.park(state) {
+    fn ask(&self, guess: Guess) -> Result<(), (Option<u32>, String)> {
+        let none = |text: String| (None, text);
+        let mut slot = self.groups.take().map_err(|e| none(e.to_string()))?;
+        if let Err(e) = slot.set(guess.limits) {
+            self.groups.give(slot);
+            return Err(none(e.to_string()));
+        }
+        let (number, files) = (slot.number, slot.files.clone());
+        let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let (control, theirs) = {
+            let mut state = self.state.lock();
+            let control = state.spawner.as_ref().filter(|_| !state.closed).map(|running| running.control.clone());
+            match (control, pair) {
+                (Some(control), Ok((ours, theirs))) => {
+                    state.coming.insert(number, (slot, ours));
+                    (control, theirs)
+                }
+                (control, pair) => {
+                    self.groups.give(slot);
+                    return Err(none(
+                        pair.err().filter(|_| control.is_some()).map_or_else(|| "the spawner is not running".to_owned(), |e| format!("socket: {e}")),
+                    ));
+                }
+            }
+        };
+        let ask = Ask::Park { slot: number, own_net: self.options.own_net, freezer: files.freezer.is_some(), tmp: guess.tmp };
+        let mut fds = vec![theirs.as_fd()];
+        fds.extend(files.freezer.iter().chain(&files.procs).map(AsFd::as_fd));
+        wire::send_packet(control.as_fd(), &ask, &fds).map_err(|e| (Some(number), format!("spawner: {e}")))
+    }
+
+    /// Makes what is missing of the pool, and lets go what is too much.
+    fn fill(&self) {
+        loop {
+            let mut state = self.state.lock();
+            let target = state.spare.target(Instant::now());
+            if state.closed || state.folders.len() >= target {
+                break;
+            }
+            drop(state);
+            match mounts::socket_folder() {
+                Ok(folder) => self.state.lock().folders.push(folder),
+                Err(e) => {
+                    log::warn!("sandbox: cannot make a socket folder: {e}");
+                    break;
+                }
+            }
+        }
+        loop {
+            let mut state = self.state.lock();
+            let target = state.spare.target(Instant::now());
+            let there = state.parked.len() + state.coming.len() + state.asking;
+            state.folders.truncate(target);
+            if state.closed || there >= target + state.waiting {
+                let surplus = state.parked.len().min(there.saturating_sub(target + state.waiting));
+                let surplus: Vec<Cell> = state.parked.drain(..surplus).collect();
+                // Each ends when its line does; its slot comes back then.
+                state.coming.extend(surplus.into_iter().map(|cell| (cell.slot.number, (cell.slot, cell.pidfd))));
+                state.spare.note_full();
+                return;
+            }
+            state.asking += 1;
+            let guess = state.guess;
+            drop(state);
+            if let Err(text) = self.park(guess) {
                 log::warn!("sandbox: cannot park a cell: {text}");
+                self.state.lock().spare.note_full();
                 return;
             }
         }
@@ -310,9 +393,10 @@ impl Shared {
 
     /// The reaper thread: hears the spawner until the stop.
     fn reap(&self, mut control: Arc<OwnedFd>) {
+        self.fill();
         loop {
-            let refill_at = self.state.lock().refill_at;
-            match self.wait(&control, refill_at) {
+            let due = self.state.lock().spare.due();
+            match self.wait(&control, due) {
                 Heard::Word => {}
                 Heard::Bell => {
                     let mut counter = [0u8; 8];
@@ -320,9 +404,7 @@ impl Shared {
                     continue;
                 }
                 Heard::Time => {
-                    let mut state = self.state.lock();
-                    state.refill_at = None;
-                    self.fill(&mut state);
+                    self.fill();
                     continue;
                 }
                 Heard::Stop => return,
@@ -355,11 +437,17 @@ impl Shared {
     }
 
     fn heard(&self, tell: Tell, fds: Vec<OwnedFd>) {
+        let freezer = match &tell {
+            Tell::Parked { slot, pid } => {
+                Freezer::find(*pid, &self.groups.path_of(*slot)).inspect_err(|e| log::debug!("cell {slot}: cannot be frozen: {e}")).ok()
+            }
+            _ => None,
+        };
         let mut state = self.state.lock();
         match tell {
             Tell::Parked { slot, pid } => {
                 let Some(((slot, line), pidfd)) = state.coming.remove(&slot).zip(fds.into_iter().next()) else { return };
-                state.parked.push(Cell { slot, line, pid, pidfd });
+                state.parked.push(Cell { slot, line, pid, freezer, pidfd });
             }
             Tell::Failed { slot, text } => {
                 if let Some((slot, _)) = state.coming.remove(&slot) {
@@ -438,9 +526,8 @@ impl Shared {
         match start_spawner(&self.options) {
             Ok((running, _)) => {
                 let control = running.control.clone();
-                let mut state = self.state.lock();
-                state.spawner = Some(running);
-                self.fill(&mut state);
+                self.state.lock().spawner = Some(running);
+                self.fill();
                 Some(control)
             }
             Err(e) => {
@@ -464,39 +551,5 @@ pub(super) fn last_word(line: &OwnedFd) -> Option<String> {
     match rustix::net::recv(line, &mut text[..], rustix::net::RecvFlags::DONTWAIT) {
         Ok((n, _)) if n > 0 => Some(serde_json::from_slice::<wire::Trouble>(&text[..n]).map_or_else(|_| "unreadable last word".to_owned(), |t| t.to_string())),
         _ => None,
-    }
-}
-
-fn start_spawner(options: &Options) -> Result<(Running, OwnedFd), SpawnerError> {
-    let failed = |source| SpawnerError::Start { program: options.program.clone(), source };
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(|e| failed(e.into()))?;
-    // Nothing of this process's environment: it may hold secrets.
-    let mut child = Command::new(&options.program)
-        .args([spawner::ARGUMENT, &options.base.to_string()])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .map_err(failed)?;
-    let until = Instant::now() + READY_WITHIN;
-    let ready = match wait_for(ours.as_fd(), PollFlags::IN, None, None, Some(until)) {
-        Ok(Woke::Ready) => match wire::receive_packet::<Tell>(ours.as_fd()) {
-            Ok(Some((Tell::Ready { .. }, fds))) => fds.into_iter().next().ok_or_else(|| SpawnerError::Unable { text: "no user namespace".to_owned() }),
-            Ok(Some((Tell::Unable { text }, _))) => Err(SpawnerError::Unable { text }),
-            Ok(_) => Err(SpawnerError::Unable { text: "it ended at once".to_owned() }),
-            Err(source) => Err(SpawnerError::Talk { source }),
-        },
-        Ok(_) => Err(SpawnerError::Unable { text: format!("nothing said within {READY_WITHIN:?}") }),
-        Err(source) => Err(SpawnerError::Talk { source }),
-    };
-    match ready {
-        Ok(users) => Ok((Running { control: Arc::new(ours), child, since: Instant::now() }, users)),
-        Err(e) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(e)
-        }
     }
 }

@@ -26,8 +26,11 @@ mod cell;
 mod cgroup;
 pub mod images;
 mod keeper;
+mod mounts;
+mod process;
 mod root;
 mod seccomp;
+mod spare;
 mod spawner;
 mod sys;
 mod wire;
@@ -51,10 +54,10 @@ use crate::model::ImageAllow;
 use crate::pool::{Stop, Woke, wait_for};
 use cgroup::{Cgroups, Limits};
 use images::{ImageConfig, Images, Pull, Rootfs};
-pub use keeper::SpawnerError;
-use keeper::{Cell, Keeper, Options};
+use keeper::{Cell, Guess, Keeper, Options};
+pub use process::SpawnerError;
 pub use spawner::{ARGUMENT as SPAWNER_ARGUMENT, main as spawner_main};
-use wire::{Go, Limit};
+use wire::{Go, Limit, Tmp};
 
 /// The user of every function, unless privileges are left on.
 const FUNCTION_USER: root::Identity = root::Identity { uid: 1000, gid: 1000, groups: Vec::new() };
@@ -123,7 +126,8 @@ impl Sandbox {
             return Err(SandboxOpenError::Strict { missing: missing.join(", ") });
         }
         log::debug!("sandbox: cgroups {}", groups.name());
-        let options = Options { program, base: config.base, own_net: !config.host_network, parked: config.parked };
+        let guess = Guess { limits: Limits { pids: limits.max_pids, ..Limits::default() }, tmp: Tmp { bytes: TMP_BYTES, inodes: 0 } };
+        let options = Options { program, base: config.base, own_net: !config.host_network, parked: config.parked, guess };
         let keeper = Keeper::open(options, groups)?;
         let allow = ImageAllow::new(&limits.image_allow);
         let (limits, config) = (limits.clone(), config.clone());
@@ -161,12 +165,14 @@ impl Sandbox {
             root::identity(&image.user, &passwd, &group).map_err(|text| engine("start", text))?
         };
         let memory = spec.memory_mib.saturating_mul(1 << 20);
-        let tmp_bytes = match (spec.tmpfs_mib, memory) {
-            (0, 0) => TMP_BYTES,
-            (0, memory) => memory,
-            (mib, _) => mib.saturating_mul(1 << 20),
+        let tmp = Tmp {
+            bytes: match (spec.tmpfs_mib, memory) {
+                (0, 0) => TMP_BYTES,
+                (0, memory) => memory,
+                (mib, _) => mib.saturating_mul(1 << 20),
+            },
+            inodes: if spec.tmpfs_mib == 0 { 0 } else { self.limits.max_tmpfs_inodes },
         };
-        let inodes = if spec.tmpfs_mib == 0 { 0 } else { self.limits.max_tmpfs_inodes };
         let limits = [
             Limit::OpenFiles(self.limits.max_open_files),
             Limit::LockedMemory(self.limits.max_locked_memory),
@@ -183,8 +189,7 @@ impl Sandbox {
             gid: user.gid,
             groups: user.groups,
             capabilities: if self.limits.unprivileged { 0 } else { PRIVILEGED },
-            tmp_bytes,
-            tmp_inodes: inodes,
+            tmp,
             limits: limits.to_vec(),
             writable_root: !self.limits.readonly_rootfs,
         })
@@ -203,21 +208,24 @@ impl Sandbox {
         let tree = root::tree(&image.path, self.keeper.users()).map_err(|e| engine("image", e))?;
         steps.done("image");
         let until = Instant::now() + budget.start_within;
-        let mut cell = self.keeper.take(until).map_err(|text| engine("park", text))?;
-        steps.done("cell");
         let limits = Limits { memory_bytes: spec.memory_mib.saturating_mul(1 << 20), cpu_milli: spec.cpu_milli, pids: self.limits.max_pids };
-        let folder = match cell.slot.set(limits).map_err(|e| engine("limits", e)).and_then(|()| folder(&spec.iofs)) {
-            Ok(folder) => folder,
-            Err(e) => {
-                self.keeper.discard(cell);
-                return Err(e);
-            }
-        };
-        steps.done("limits");
-        let result = self.order(spec, cell, image, exit, &go, [&tree, &folder], until);
+        let cell = self.keeper.take(Guess { limits, tmp: go.tmp }, until);
+        steps.done("cell");
+        let started = cell.map_err(|text| engine("park", text)).and_then(|mut cell| {
+            let folder = match cell.slot.set(limits).map_err(|e| engine("limits", e)).and_then(|()| folder(&spec.iofs)) {
+                Ok(folder) => folder,
+                Err(e) => {
+                    self.keeper.discard(cell);
+                    return Err(e);
+                }
+            };
+            steps.done("limits");
+            self.order(spec, cell, image, exit, &go, [&tree, &folder], until)
+        });
+        self.keeper.started();
         steps.done("exec");
         log::debug!("container {}: {}", spec.id, steps.text());
-        result
+        started
     }
 
     #[expect(clippy::too_many_arguments, reason = "one start, told once")]
@@ -231,7 +239,8 @@ impl Sandbox {
         fds: [&OwnedFd; 2],
         until: Instant,
     ) -> Result<Instance, LaunchError> {
-        let (pid, slot) = (cell.pid, cell.slot.number);
+        let mut cell = cell;
+        let (pid, freezer) = (cell.pid, cell.freezer.take());
         // Registered before it runs, so that no end goes unseen.
         let line = self.keeper.adopt(&spec.id, cell, root, exit.clone());
         let pipes = outputs(spec, &*exit);
@@ -244,7 +253,6 @@ impl Sandbox {
             return Err(engine("start", text));
         }
         let name = self.keeper.groups().path_of(slot);
-        let freezer = Freezer::find(pid, &name).inspect_err(|e| log::debug!("container {}: cannot be frozen: {e}", spec.id)).ok();
         Ok(Instance {
             id: spec.id.clone(),
             engine_id: pid.to_string(),
@@ -359,7 +367,7 @@ impl Driver for Sandbox {
     }
 
     fn socket_folder(&self) -> Option<Result<OwnedFd, std::io::Error>> {
-        Some(cell::socket_folder().map_err(Into::into))
+        Some(self.keeper.folder())
     }
 
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {

@@ -10,20 +10,20 @@ use std::process::ExitCode;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::{CWD, FileType, Mode, mkdir, mknodat, symlink};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-    mount_change, move_mount, unmount,
-};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount, open_tree, unmount};
 use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use rustix::thread::UnshareFlags;
 
 use super::cell::{self, Common, Parts};
+use super::mounts;
 use super::seccomp;
 use super::sys::{self, Alone, Forked, Spaces};
-use super::wire::{self, Ask, Tell};
+use super::wire::{self, Ask, Tell, Tmp};
 
 /// The argument that makes this program a spawner.
 pub const ARGUMENT: &str = "sandbox-init";
+/// Size of what holds a few names only, bytes.
+const TINY: u64 = 64 * 1024;
 /// The server's socket among the watched descriptors; others are slots.
 const SERVER: u64 = u64::MAX;
 
@@ -61,11 +61,10 @@ fn set_up(alone: &Alone, base: &str) -> Result<(Common, OwnedFd, OwnedFd), Strin
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(said("not dumpable"))?;
     raise_limits();
     let users = cell::user_namespace(alone, base).map_err(|e| format!("user namespace: {e}"))?;
-    let filters = seccomp::compile().map_err(|e| format!("system call filter: {e}"))?;
     sys::unshare(alone, UnshareFlags::NEWNS).map_err(said("mount namespace"))?;
     bare_root().map_err(|(what, e)| format!("{what}: {e}"))?;
     let (leash, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said("pipe"))?;
-    Ok((Common { base, filters, leash }, held, users))
+    Ok((Common { base, filters: seccomp::compile(), leash }, held, users))
 }
 
 /// Cells share these limits of the user who made their namespaces; each cell
@@ -83,7 +82,7 @@ fn raise_limits() {
 fn bare_root() -> Result<(), (&'static str, Errno)> {
     let at = |what: &'static str| move |e: Errno| (what, e);
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(at("make mounts private"))?;
-    let root = tmpfs("64k", MountAttrFlags::empty()).map_err(at("make a root"))?;
+    let root = mounts::tmpfs(TINY, 0, "0755", MountAttrFlags::empty()).map_err(at("make a root"))?;
     move_mount(root.as_fd(), "", CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(at("mount a root"))?;
     rustix::process::fchdir(&root).map_err(at("enter the root"))?;
     for name in ["new", "proc", "dev", "empty"] {
@@ -92,20 +91,24 @@ fn bare_root() -> Result<(), (&'static str, Errno)> {
     rustix::process::pivot_root(".", ".").map_err(at("pivot_root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(at("leave the old root"))?;
     rustix::process::chdir("/").map_err(at("enter the root"))?;
-    devices().map_err(at("make /dev"))
+    devices().map_err(at("make /dev"))?;
+    covers().map_err(at("make what covers /proc"))
 }
 
-fn tmpfs(size: &str, attrs: MountAttrFlags) -> Result<OwnedFd, Errno> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "size", size)?;
-    fsconfig_set_string(context.as_fd(), "mode", "0755")?;
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs)
+/// Read-only mounts of nothing, cloned by each cell.
+fn covers() -> Result<(), Errno> {
+    mknodat(CWD, mounts::NULL, FileType::RegularFile, Mode::from_raw_mode(0o444), 0)?;
+    for (what, at, attrs) in [("/dev/null", mounts::NULL, MountAttrFlags::MOUNT_ATTR_NOSUID), (mounts::EMPTY, mounts::EMPTY, mounts::ATTRS)] {
+        let tree = open_tree(CWD, what, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+        sys::mount_setattr(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY | attrs, None)?;
+        mounts::attach(tree.as_fd(), CWD, at)?;
+    }
+    Ok(())
 }
 
 /// The few devices a program expects; read-only for all cells, who share it.
 fn devices() -> Result<(), Errno> {
-    let dev = tmpfs("64k", MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+    let dev = mounts::tmpfs(TINY, 0, "0755", MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
     let old = rustix::process::umask(Mode::empty());
     for (name, major, minor) in [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)] {
         mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), rustix::fs::makedev(major, minor))?;
@@ -133,8 +136,8 @@ fn serve(alone: &Alone, common: &Common, server: BorrowedFd<'_>) -> io::Result<(
         for event in &events {
             if event.data.u64() == SERVER {
                 match wire::receive_packet::<Ask>(server) {
-                    Ok(Some((Ask::Park { slot, own_net, freezer }, fds))) => {
-                        let told = match park(alone, common, own_net, freezer, fds) {
+                    Ok(Some((Ask::Park { slot, own_net, freezer, tmp }, fds))) => {
+                        let told = match park(alone, common, own_net, freezer, tmp, fds) {
                             Ok((pid, child)) => {
                                 epoll::add(&watched, &child.pidfd, EventData::new_u64(u64::from(slot)), EventFlags::IN)?;
                                 let told = wire::send_packet(server, &Tell::Parked { slot, pid: pid.unsigned_abs() }, &[child.pidfd.as_fd()]);
@@ -162,11 +165,11 @@ fn serve(alone: &Alone, common: &Common, server: BorrowedFd<'_>) -> io::Result<(
     }
 }
 
-fn park(alone: &Alone, common: &Common, own_net: bool, freezer: bool, fds: Vec<OwnedFd>) -> Result<(i32, Child), Errno> {
+fn park(alone: &Alone, common: &Common, own_net: bool, freezer: bool, tmp: Tmp, fds: Vec<OwnedFd>) -> Result<(i32, Child), Errno> {
     let mut fds = fds.into_iter();
     let Some(line) = fds.next() else { return Err(Errno::INVAL) };
     let freezer = if freezer { fds.next() } else { None };
-    let parts = Parts { line, groups: fds.collect() };
+    let parts = Parts { line, groups: fds.collect(), tmp };
     let spaces = if own_net { Spaces::INNER.and(Spaces::NET) } else { Spaces::INNER };
     match sys::fork(alone, spaces)? {
         Forked::Child => cell::live(alone, common, parts),

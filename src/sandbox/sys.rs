@@ -73,15 +73,129 @@ pub(super) fn fork(_alone: &Alone, spaces: Spaces) -> Result<Forked, Errno> {
     }
 }
 
-/// fork(2) by the old call, which the filter lets pass: the child's number, or
-/// `None` in the child.
-pub(super) fn fork_filtered(_alone: &Alone) -> Result<Option<i32>, Errno> {
-    // SAFETY: as `fork`: no shared memory, no stack, no other thread.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
-    match i32::try_from(pid) {
-        Ok(0) => Ok(None),
-        Ok(pid) if pid > 0 => Ok(Some(pid)),
-        _ => Err(last()),
+/// A child that shares this process's memory, on a stack of its own.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// A process that does nothing, until dropped. Its namespaces outlive it for
+/// whoever holds them open.
+#[derive(Debug)]
+pub(super) struct Idler {
+    pid: i32,
+    /// In use until the process was waited for.
+    _stack: Vec<u8>,
+}
+
+impl Idler {
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for Idler {
+    fn drop(&mut self) {
+        // SAFETY: this process's own child, not waited for yet, so the number
+        // is still its.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+/// Starts an idle process in new namespaces: the cheapest way to have some
+/// that this process is not in itself.
+pub(super) fn idle(_alone: &Alone, spaces: Spaces) -> Result<Idler, Errno> {
+    extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
+        loop {
+            // SAFETY: both touch nothing but the kernel (and this thread's
+            // errno, which the parent reads after its own failed calls only,
+            // and these do not fail before the end).
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::pause();
+            }
+        }
+    }
+    let mut stack = vec![0u8; STACK_BYTES];
+    let flags = libc::CLONE_VM | libc::SIGCHLD | libc::c_int::try_from(spaces.0).unwrap_or_default();
+    // SAFETY: the child runs `wait` on the given stack, which lives until
+    // `Idler::drop` has waited for the child, and uses nothing else of the
+    // memory it shares.
+    let pid = unsafe { libc::clone(wait, top(&mut stack), flags, std::ptr::null_mut()) };
+    if pid < 0 { Err(last()) } else { Ok(Idler { pid, _stack: stack }) }
+}
+
+/// The highest address of a stack, aligned as every architecture wants it.
+fn top(stack: &mut [u8]) -> *mut libc::c_void {
+    let end = stack.as_mut_ptr_range().end;
+    end.wrapping_sub(end.addr() % 16).cast()
+}
+
+/// Why a program was not executed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotRun {
+    Fork(Errno),
+    Folder(Errno),
+    Program(Errno),
+}
+
+/// What a child that shares memory reads, and writes when it fails.
+struct Order {
+    paths: Vec<*const libc::c_char>,
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    dir: *const libc::c_char,
+    failed: Option<NotRun>,
+}
+
+/// Starts the first of the paths that can be executed, in a session of its own
+/// and in `dir`. As vfork(2): this process waits until the program runs, and no
+/// page is copied. Uses the old clone call, which the filter lets pass.
+///
+/// # Errors
+/// What kept it from running; no process is left then.
+pub(super) fn run(_alone: &Alone, paths: &[CString], argv: &[CString], env: &[CString], dir: Option<&CString>) -> Result<i32, NotRun> {
+    extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `order` is the parent's, which stands still until this child
+        // has executed a program or ended; both arrays end with a null pointer
+        // and all strings are terminated. Only system calls are made: no
+        // allocation, no lock.
+        unsafe {
+            let order = &mut *order.cast::<Order>();
+            libc::setsid();
+            if !order.dir.is_null() && libc::chdir(order.dir) != 0 {
+                order.failed = Some(NotRun::Folder(last()));
+                libc::_exit(127)
+            }
+            let mut worst = Errno::NOENT;
+            for path in &order.paths {
+                libc::execve(*path, order.argv.as_ptr(), order.env.as_ptr());
+                match last() {
+                    Errno::NOENT | Errno::NOTDIR => {}
+                    errno => worst = errno,
+                }
+            }
+            order.failed = Some(NotRun::Program(worst));
+            libc::_exit(127)
+        }
+    }
+    let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
+    let ended = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let mut order = Order { paths: pointers(paths), argv: ended(argv), env: ended(env), dir: dir.map_or(std::ptr::null(), |d| d.as_ptr()), failed: None };
+    let mut stack = vec![0u8; STACK_BYTES];
+    // SAFETY: CLONE_VFORK: the kernel lets this process go on only when the
+    // child uses its memory no more, so stack and order outlive the child.
+    let pid = unsafe { libc::clone(child, top(&mut stack), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut order).cast()) };
+    if pid < 0 {
+        return Err(NotRun::Fork(last()));
+    }
+    match order.failed {
+        None => Ok(pid),
+        Some(failed) => {
+            // SAFETY: this process's own child, which has ended.
+            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+            Err(failed)
+        }
     }
 }
 
@@ -148,16 +262,6 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) {
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
-/// Becomes another program; returns only on failure.
-pub(super) fn exec(path: &CString, argv: &[CString], env: &[CString]) -> Errno {
-    let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
-    let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: both arrays end with a null pointer, their strings are
-    // terminated, and all of it outlives the call.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-    last()
-}
-
 /// Ends the process at once: no destructor, no exit handler of the parent's.
 pub(super) fn exit(code: i32) -> ! {
     // SAFETY: always allowed.
@@ -185,10 +289,44 @@ mod tests {
         assert!(refused.is_err());
     }
 
+    /// A stand-in: the test harness has threads, but none of them forks here,
+    /// and both children below touch nothing that a lock could guard.
+    const ALONE: Alone = Alone(());
+
+    fn strings(list: &[&str]) -> Vec<CString> {
+        list.iter().map(|s| CString::new(*s).expect("plain")).collect()
+    }
+
+    fn code(pid: i32) -> i32 {
+        let mut status = 0;
+        // SAFETY: a child of this test.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        libc::WEXITSTATUS(status)
+    }
+
     #[test]
-    fn exec_of_nothing_returns_its_errno() {
-        let path = CString::new("/nowhere/program").expect("plain");
-        assert_eq!(exec(&path, std::slice::from_ref(&path), &[]), Errno::NOENT);
+    fn a_program_runs_where_and_with_what_it_is_told() {
+        let argv = strings(&["sh", "-c", "test \"$PWD:$A\" = /:1 && exit 7"]);
+        let pid = run(&ALONE, &strings(&["/nowhere/sh", "/bin/sh"]), &argv, &strings(&["A=1"]), Some(&c"/".to_owned())).expect("runs");
+        assert_eq!(code(pid), 7);
+    }
+
+    #[test]
+    fn what_cannot_run_says_why() {
+        let argv = strings(&["x"]);
+        let tried = |paths: &[&str], dir: Option<&CString>| run(&ALONE, &strings(paths), &argv, &[], dir);
+        assert_eq!(tried(&["/nowhere/program"], None), Err(NotRun::Program(Errno::NOENT)));
+        assert_eq!(tried(&["/etc/passwd", "/nowhere"], None), Err(NotRun::Program(Errno::ACCESS)));
+        assert_eq!(tried(&["/bin/sh"], Some(&c"/nowhere".to_owned())), Err(NotRun::Folder(Errno::NOENT)));
+    }
+
+    #[test]
+    fn an_idle_process_goes_when_dropped() {
+        let idler = idle(&ALONE, Spaces::default()).expect("started");
+        let here = std::path::PathBuf::from(format!("/proc/{}", idler.pid()));
+        assert!(here.exists());
+        drop(idler);
+        assert!(!here.exists());
     }
 
     #[test]

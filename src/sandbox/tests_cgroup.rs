@@ -83,7 +83,7 @@ fn limits_in_the_words_of_version_1() {
     assert_eq!((fake.read("pids.max").as_str(), fake.read("cpu.cfs_quota_us").as_str()), ("50", "50000"));
     slot.set(Limits::default()).expect("set");
     assert_eq!((fake.read("memory.limit_in_bytes").as_str(), fake.read("pids.max").as_str(), fake.read("cpu.cfs_quota_us").as_str()), ("-1", "max", "-1"));
-    assert!(slot.freezer.is_some() && slot.procs.len() == 4);
+    assert!(slot.files.freezer.is_some() && slot.files.procs.len() == 4);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn limits_in_the_words_of_version_2() {
     slot.set(Limits { memory_bytes: 1 << 20, cpu_milli: 1, pids: 0 }).expect("set");
     assert_eq!((fake.read("memory.max").as_str(), fake.read("memory.swap.max").as_str(), fake.read("memory.oom.group").as_str()), ("1048576", "0", "1"));
     assert_eq!((fake.read("cpu.max").as_str(), fake.read("pids.max").as_str()), ("1000 100000", "max"), "not below the kernel's least");
-    assert!(slot.procs.len() == 1 && slot.freezer.is_none(), "one group holds everything");
+    assert!(slot.files.procs.len() == 1 && slot.files.freezer.is_none(), "one group holds everything");
 }
 
 #[test]

@@ -22,7 +22,7 @@ const MAX_GO: usize = 4 << 20;
 pub(super) enum Ask {
     /// Make a cell. With it: the cell's end of its line, its freezer's file if
     /// `freezer` says so, then the `cgroup.procs` files it must join.
-    Park { slot: u32, own_net: bool, freezer: bool },
+    Park { slot: u32, own_net: bool, freezer: bool, tmp: Tmp },
 }
 
 /// From the spawner to the server, one packet each.
@@ -65,12 +65,17 @@ pub(super) struct Go {
     pub(super) groups: Vec<u32>,
     /// Capabilities it may keep inside its own user namespace, as a bit mask.
     pub(super) capabilities: u64,
-    pub(super) tmp_bytes: u64,
-    /// 0 = no limit of its own.
-    pub(super) tmp_inodes: u64,
+    pub(super) tmp: Tmp,
     pub(super) limits: Vec<Limit>,
     /// The root may be written to (in memory, gone with the cell).
     pub(super) writable_root: bool,
+}
+
+/// Size of /tmp; inodes 0 = no limit of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tmp {
+    pub(super) bytes: u64,
+    pub(super) inodes: u64,
 }
 
 /// A resource limit, soft and hard alike.
@@ -201,7 +206,7 @@ mod tests {
     fn words_and_descriptors_arrive_together() {
         let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("pair");
         let (reader, writer) = rustix::pipe::pipe().expect("pipe");
-        send_packet(a.as_fd(), &Ask::Park { slot: 7, own_net: true, freezer: false }, &[writer.as_fd()]).expect("sent");
+        send_packet(a.as_fd(), &Ask::Park { slot: 7, own_net: true, freezer: false, tmp: Tmp { bytes: 1, inodes: 0 } }, &[writer.as_fd()]).expect("sent");
         drop(writer);
         let (ask, fds) = receive_packet::<Ask>(b.as_fd()).expect("received").expect("a packet");
         let Ask::Park { slot, own_net, .. } = ask;
@@ -225,8 +230,7 @@ mod tests {
             gid: 1000,
             groups: vec![],
             capabilities: 0,
-            tmp_bytes: 1,
-            tmp_inodes: 0,
+            tmp: Tmp { bytes: 1, inodes: 0 },
             limits: vec![Limit::OpenFiles(5)],
             writable_root: false,
         };
