@@ -45,6 +45,16 @@ impl Freezer {
         Freezer::open(folder.join(file), version)
     }
 
+    /// The freezer of a cgroup that the caller made itself and gives to one
+    /// container.
+    ///
+    /// # Errors
+    /// `Io` when it has no freezer that can be written.
+    pub fn in_folder(folder: &Path) -> Result<Freezer, FreezerError> {
+        let v1 = folder.join("freezer.state");
+        if v1.exists() { Freezer::open(v1, Version::V1) } else { Freezer::open(folder.join("cgroup.freeze"), Version::V2) }
+    }
+
     fn open(path: PathBuf, version: Version) -> Result<Freezer, FreezerError> {
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => Ok(Freezer { file: Mutex::new(file), path, version }),

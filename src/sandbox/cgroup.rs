@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
+use crate::driver::Freezer;
+
 /// The kernel's period; a quota below 1 ms is refused by it.
 const CPU_PERIOD_US: u64 = 100_000;
 const CPU_QUOTA_MIN_US: u64 = 1_000;
@@ -118,11 +120,6 @@ impl Cgroups {
 
     pub(super) fn missing(&self) -> &[&'static str] {
         &self.missing
-    }
-
-    /// The part of a cell's cgroup path that names it alone.
-    pub(super) fn path_of(&self, slot: u32) -> String {
-        format!("{}/{}", self.name, slot_name(slot))
     }
 
     pub(super) fn describe(&self) -> &'static str {
@@ -266,6 +263,12 @@ impl Slot {
     fn folder(&self, controller: Controller) -> Option<&Path> {
         let same = |c: Controller| self.v2 || c == controller;
         self.folders.iter().find(|(c, _)| same(*c)).map(|(_, p)| p.as_path())
+    }
+
+    /// What freezes the cell in it, where the host has that.
+    pub(super) fn freezer(&self) -> Option<Freezer> {
+        let folder = self.folder(Controller::Freezer)?;
+        Freezer::in_folder(folder).inspect_err(|e| log::debug!("slot {}: cannot be frozen: {e}", self.number)).ok()
     }
 
     /// Sets the limits for the next function.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -18,17 +17,12 @@ use super::images::Rootfs;
 use super::mounts;
 use super::process::{Running, SpawnerError, start_spawner};
 use super::spare::Spare;
-use super::wire::{self, Ask, Tell, Tmp};
-use crate::call::Exit;
-use crate::driver::{ExitSink, Freezer};
-use crate::pool::{Stop, Thread, spawn, wait_for};
+use super::wire::{self, Ask, Tmp};
+use crate::driver::ExitSink;
+use crate::pool::{Stop, Thread, spawn};
 
 /// A killed cell is gone within this, or something is very wrong.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-/// A spawner that ends sooner than this is not started again.
-const SPAWNER_LIVES: Duration = Duration::from_secs(1);
-/// Told for a cell whose end was not told.
-const KILLED: i32 = 137;
 
 /// What the keeper is made with.
 #[derive(Debug, Clone)]
@@ -59,37 +53,36 @@ pub(super) struct Cell {
     /// The server's end of its line.
     pub(super) line: OwnedFd,
     pub(super) pid: u32,
-    pub(super) freezer: Option<Freezer>,
-    pidfd: OwnedFd,
+    pub(super) pidfd: OwnedFd,
 }
 
-struct Live {
-    slot: Slot,
-    pidfd: OwnedFd,
-    sink: Arc<dyn ExitSink>,
-    ended: bool,
+pub(super) struct Live {
+    pub(super) slot: Slot,
+    pub(super) pidfd: OwnedFd,
+    pub(super) sink: Arc<dyn ExitSink>,
+    pub(super) ended: bool,
     /// Nobody will ask for it again.
-    released: bool,
-    _root: Rootfs,
+    pub(super) released: bool,
+    pub(super) _root: Rootfs,
 }
 
-struct State {
-    spawner: Option<Running>,
+pub(super) struct State {
+    pub(super) spawner: Option<Running>,
     /// The last one used lies on top.
-    parked: Vec<Cell>,
+    pub(super) parked: Vec<Cell>,
     /// Asked for by somebody who is about to send the order.
-    asking: usize,
-    coming: HashMap<u32, (Slot, OwnedFd)>,
+    pub(super) asking: usize,
+    pub(super) coming: HashMap<u32, (Slot, OwnedFd)>,
     /// Socket folders nobody uses yet.
-    folders: Vec<OwnedFd>,
+    pub(super) folders: Vec<OwnedFd>,
     /// By container id.
-    live: HashMap<String, Live>,
-    ids: HashMap<u32, String>,
-    waiting: usize,
-    spare: Spare,
-    guess: Guess,
-    failure: Option<String>,
-    closed: bool,
+    pub(super) live: HashMap<String, Live>,
+    pub(super) ids: HashMap<u32, String>,
+    pub(super) waiting: usize,
+    pub(super) spare: Spare,
+    pub(super) guess: Guess,
+    pub(super) failure: Option<String>,
+    pub(super) closed: bool,
 }
 
 /// See the module.
@@ -99,15 +92,15 @@ pub(super) struct Keeper {
     reaper: Mutex<Option<Thread>>,
 }
 
-struct Shared {
-    options: Options,
-    groups: Cgroups,
-    state: Mutex<State>,
-    changed: Condvar,
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) groups: Cgroups,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Condvar,
     /// Ends the reaper.
-    stop: Stop,
+    pub(super) stop: Stop,
     /// Rung when the pool may be due to be filled.
-    bell: OwnedFd,
+    pub(super) bell: OwnedFd,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -351,7 +344,7 @@ impl Shared {
     }
 
     /// Makes what is missing of the pool, and lets go what is too much.
-    fn fill(&self) {
+    pub(super) fn fill(&self) {
         loop {
             let mut state = self.state.lock();
             let target = state.spare.target(Instant::now());
@@ -390,159 +383,6 @@ impl Shared {
             }
         }
     }
-
-    /// The reaper thread: hears the spawner until the stop.
-    fn reap(&self, mut control: Arc<OwnedFd>) {
-        self.fill();
-        loop {
-            let due = self.state.lock().spare.due();
-            match self.wait(&control, due) {
-                Heard::Word => {}
-                Heard::Bell => {
-                    let mut counter = [0u8; 8];
-                    let _ = rustix::io::read(&self.bell, &mut counter);
-                    continue;
-                }
-                Heard::Time => {
-                    self.fill();
-                    continue;
-                }
-                Heard::Stop => return,
-            }
-            match wire::receive_packet::<Tell>(control.as_fd()) {
-                Ok(Some((tell, fds))) => self.heard(tell, fds),
-                Ok(None) | Err(_) => match self.spawner_died() {
-                    Some(new) => control = new,
-                    None => {
-                        // Nothing more will be heard; starts fail with a word.
-                        let _ = wait_for(self.stop.as_fd(), PollFlags::IN, None, None, None);
-                        return;
-                    }
-                },
-            }
-        }
-    }
-
-    fn wait(&self, control: &OwnedFd, until: Option<Instant>) -> Heard {
-        use rustix::event::{PollFd, Timespec, poll};
-        let mut fds = [PollFd::new(control, PollFlags::IN), PollFd::new(&self.bell, PollFlags::IN), PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
-        let left = until.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = left.map(|left| Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => Heard::Time,
-            Ok(_) if !fds[0].revents().is_empty() => Heard::Word,
-            Ok(_) if !fds[2].revents().is_empty() => Heard::Stop,
-            _ => Heard::Bell,
-        }
-    }
-
-    fn heard(&self, tell: Tell, fds: Vec<OwnedFd>) {
-        let freezer = match &tell {
-            Tell::Parked { slot, pid } => {
-                Freezer::find(*pid, &self.groups.path_of(*slot)).inspect_err(|e| log::debug!("cell {slot}: cannot be frozen: {e}")).ok()
-            }
-            _ => None,
-        };
-        let mut state = self.state.lock();
-        match tell {
-            Tell::Parked { slot, pid } => {
-                let Some(((slot, line), pidfd)) = state.coming.remove(&slot).zip(fds.into_iter().next()) else { return };
-                state.parked.push(Cell { slot, line, pid, freezer, pidfd });
-            }
-            Tell::Failed { slot, text } => {
-                if let Some((slot, _)) = state.coming.remove(&slot) {
-                    self.groups.give(slot);
-                }
-                state.failure = Some(text);
-            }
-            Tell::Exited { slot, code } => {
-                if let Some(told) = self.exited(&mut state, slot, code) {
-                    drop(state);
-                    told.0.exited(told.1);
-                }
-            }
-            Tell::Ready { .. } | Tell::Unable { .. } => {}
-        }
-        self.changed.notify_all();
-    }
-
-    /// Who is to be told what, once the lock is free.
-    fn exited(&self, state: &mut State, slot: u32, code: i32) -> Option<(Arc<dyn ExitSink>, Exit)> {
-        if let Some((slot, _)) = state.coming.remove(&slot) {
-            self.groups.give(slot);
-            return None;
-        }
-        if let Some(at) = state.parked.iter().position(|c| c.slot.number == slot) {
-            let cell = state.parked.swap_remove(at);
-            let why = last_word(&cell.line).unwrap_or_else(|| format!("exit code {code}"));
-            log::warn!("sandbox: a parked cell ended: {why}");
-            state.failure = Some(why);
-            self.groups.give(cell.slot);
-            return None;
-        }
-        let id = state.ids.remove(&slot)?;
-        let live = state.live.get_mut(&id)?;
-        live.ended = true;
-        let exit = Exit { code: i64::from(code), oom_killed: live.slot.oom_killed() && code == KILLED };
-        let sink = live.sink.clone();
-        if live.released {
-            self.bury(state, &id);
-        }
-        Some((sink, exit))
-    }
-
-    /// An ended container that nobody will name again.
-    fn bury(&self, state: &mut State, id: &str) {
-        if let Some(live) = state.live.remove(id) {
-            self.groups.give(live.slot);
-        }
-    }
-
-    /// Its cells died with it. Starts another one, unless that makes no sense.
-    fn spawner_died(&self) -> Option<Arc<OwnedFd>> {
-        let (told, again) = {
-            let mut state = self.state.lock();
-            let again = match state.spawner.take() {
-                Some(mut running) => {
-                    let _ = running.child.kill();
-                    let _ = running.child.wait();
-                    running.since.elapsed() > SPAWNER_LIVES
-                }
-                None => false,
-            };
-            let lost: Vec<Slot> =
-                std::mem::take(&mut state.parked).into_iter().map(|c| c.slot).chain(std::mem::take(&mut state.coming).into_values().map(|(s, _)| s)).collect();
-            lost.into_iter().for_each(|slot| self.groups.give(slot));
-            let slots: Vec<u32> = state.ids.keys().copied().collect();
-            let told: Vec<_> = slots.into_iter().filter_map(|slot| self.exited(&mut state, slot, KILLED)).collect();
-            (told, again && !state.closed)
-        };
-        told.into_iter().for_each(|(sink, exit)| sink.exited(exit));
-        self.changed.notify_all();
-        if !again {
-            return None;
-        }
-        log::error!("sandbox: the spawner ended, and all containers with it; it is started again");
-        match start_spawner(&self.options) {
-            Ok((running, _)) => {
-                let control = running.control.clone();
-                self.state.lock().spawner = Some(running);
-                self.fill();
-                Some(control)
-            }
-            Err(e) => {
-                log::error!("sandbox: {e}");
-                None
-            }
-        }
-    }
-}
-
-enum Heard {
-    Word,
-    Bell,
-    Time,
-    Stop,
 }
 
 /// What a cell said before it gave up.

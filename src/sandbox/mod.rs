@@ -28,6 +28,7 @@ pub mod images;
 mod keeper;
 mod mounts;
 mod process;
+mod reaper;
 mod root;
 mod seccomp;
 mod spare;
@@ -239,8 +240,7 @@ impl Sandbox {
         fds: [&OwnedFd; 2],
         until: Instant,
     ) -> Result<Instance, LaunchError> {
-        let mut cell = cell;
-        let (pid, freezer) = (cell.pid, cell.freezer.take());
+        let (pid, freezer) = (cell.pid, cell.slot.freezer());
         // Registered before it runs, so that no end goes unseen.
         let line = self.keeper.adopt(&spec.id, cell, root, exit.clone());
         let pipes = outputs(spec, &*exit);
