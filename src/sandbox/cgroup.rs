@@ -122,6 +122,11 @@ impl Cgroups {
         &self.missing
     }
 
+    /// The part of a cell's cgroup path that names it alone.
+    pub(super) fn path_of(&self, slot: u32) -> String {
+        format!("{}/{}", self.name, slot_name(slot))
+    }
+
     pub(super) fn describe(&self) -> &'static str {
         match self.tree {
             Tree::V1(_) => "cgroup v1",

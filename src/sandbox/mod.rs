@@ -240,7 +240,7 @@ impl Sandbox {
         fds: [&OwnedFd; 2],
         until: Instant,
     ) -> Result<Instance, LaunchError> {
-        let (pid, freezer) = (cell.pid, cell.slot.freezer());
+        let (pid, slot, freezer) = (cell.pid, cell.slot.number, cell.slot.freezer());
         // Registered before it runs, so that no end goes unseen.
         let line = self.keeper.adopt(&spec.id, cell, root, exit.clone());
         let pipes = outputs(spec, &*exit);
