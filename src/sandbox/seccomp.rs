@@ -253,7 +253,7 @@ mod tests {
             Verdict::Refuse => libc::SECCOMP_RET_ERRNO | 1,
             Verdict::Absent => libc::SECCOMP_RET_ERRNO | 38,
             Verdict::When { argument, mask, values, hit, miss } => {
-                let value = (args[usize::from(*argument)] & u64::from(u32::MAX)) as u32 & mask;
+                let value = u32::try_from(args[usize::from(*argument)] & u64::from(u32::MAX)).expect("a lower half") & mask;
                 said(if values.contains(&value) { hit } else { miss }, args)
             }
         }
