@@ -64,33 +64,40 @@ fn main() -> Result<(), Failure> {
             own.run.push(docker_run(scratch.path(), &format!("r{round}-{turn}"))?);
         }
         own.many.push(hob_calls(&hob, "many", MANY)?);
-        own.many_bare.push(bare_together(scratch.path(), &format!("m{round}"))?);
+        own.many_bare.push(bare_together(scratch.path(), &format!("m{round}"), Vec::new())?);
         hob.terminate()?;
 
         let hob = Hob::start("cold-parked", &[])?;
+        let ready = hob.await_parked_steady()?;
         for turn in 0..TURNS {
             let name = format!("p{round}-{turn}");
-            hob.await_parked(2)?;
+            hob.await_parked(ready)?;
             let holder = Holder::start(&format!("h{name}"))?;
-            one_turn(&hob, &mut parked, scratch.path(), &name, turn % 2 == 0, Some(&holder))?;
+            one_turn(&hob, &mut parked, scratch.path(), &name, turn % 2 == 0, Some((&holder, ready)))?;
         }
-        // The first burst shows how many are wanted, the second finds them.
+        hob.terminate()?;
+
+        // A server that has seen no burst yet: what it keeps ready from the start.
+        let hob = Hob::start("cold-first", &[])?;
+        hob.await_parked_steady()?;
         parked.first.push(hob_calls(&hob, "first", MANY)?);
         hob.await_parked(MANY)?;
         parked.many.push(hob_calls(&hob, "again", MANY)?);
         hob.terminate()?;
+        let holders = (0..MANY).map(|n| Holder::start(&format!("hm{round}-{n}"))).collect::<Result<_, _>>()?;
+        parked.many_bare.push(bare_together(scratch.path(), &format!("pm{round}"), holders)?);
     }
     publish("cold", &report(&about, rounds, &own, &parked), options)
 }
 
 /// One call of hob and one bare start, in either order.
-fn one_turn(hob: &Hob, samples: &mut Samples, scratch: &Path, name: &str, hob_first: bool, holder: Option<&Holder>) -> Result<(), Failure> {
+fn one_turn(hob: &Hob, samples: &mut Samples, scratch: &Path, name: &str, hob_first: bool, holder: Option<(&Holder, usize)>) -> Result<(), Failure> {
     let mut ours = if hob_first { Some(hob_calls(hob, name, 1)?) } else { None };
-    if holder.is_some() {
+    if let Some((_, ready)) = holder {
         // What the call used up is being made again: not while the floor is taken.
-        hob.await_parked(2)?;
+        hob.await_parked(ready)?;
     }
-    let floor = bare(scratch, name, holder)?;
+    let floor = bare(scratch, name, holder.map(|(holder, _)| holder))?;
     samples.bare.push(floor.total());
     for (stage, taken) in samples.stages.iter_mut().zip([floor.create, floor.start, floor.ready, floor.remove]) {
         stage.push(taken);
@@ -115,17 +122,19 @@ fn report(about: &str, rounds: usize, own: &Samples, parked: &Samples) -> String
     table.row([&row[..], &["-".to_owned(), "about half".to_owned(), String::new()]].concat());
     let what = format!("{MANY} cold calls, {MANY} functions, at once: last answer");
     let rows = [
-        ("", median(&own.many), time(median(&own.many_bare))),
-        (", the pool's first burst", median(&parked.first), "-".to_owned()),
-        (", networks parked for all", median(&parked.many), "-".to_owned()),
+        (", no network parked", &own.many, &own.many_bare),
+        (", a server's first burst", &parked.first, &parked.many_bare),
+        (", networks parked for all", &parked.many, &parked.many_bare),
     ];
     for (how, last, bare) in rows {
-        table.row([format!("{what}{how}"), time(last), bare, "-".to_owned(), "-".to_owned(), "≤ 2 s".to_owned(), verdict(last <= 2.0)]);
+        let (last, bare) = (median(last), median(bare));
+        let row = [format!("{what}{how}"), time(last), time(bare), "-".to_owned(), signed(last - bare)];
+        table.row([&row[..], &["≤ 2 s".to_owned(), verdict(last <= 2.0)]].concat());
     }
     let parts = |s: &Samples| s.stages.iter().map(|s| time(median(s))).collect::<Vec<_>>();
     let (a, b) = (parts(own), parts(parked));
     format!(
-        "{about}; {rounds} rounds, each with {TURNS} single calls of each kind and three bursts\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}. With a network to join: create {}, start {}, socket and call {}; remove {}.\n",
+        "{about}; {rounds} rounds, each with {TURNS} single calls of each kind and a burst of each\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}. With a network to join: create {}, start {}, socket and call {}; remove {}.\n",
         table.text(),
         a[0],
         a[1],
@@ -273,14 +282,16 @@ fn first_call(folder: &Path) -> Result<(), Failure> {
 }
 
 /// The same for many at once: until the last answer, or so long it takes to tell.
-fn bare_together(scratch: &Path, name: &str) -> Result<f64, Failure> {
+/// With `holders` each start joins the network of one of them.
+fn bare_together(scratch: &Path, name: &str, holders: Vec<Holder>) -> Result<f64, Failure> {
     let barrier = Arc::new(Barrier::new(MANY));
+    let holders = Arc::new(holders);
     let threads: Vec<_> = (0..MANY)
         .map(|i| {
-            let (barrier, scratch, name) = (barrier.clone(), scratch.to_owned(), format!("{name}-{i}"));
+            let (barrier, holders, scratch, name) = (barrier.clone(), holders.clone(), scratch.to_owned(), format!("{name}-{i}"));
             std::thread::spawn(move || {
                 barrier.wait();
-                let launched = launch(&scratch, &name, None);
+                let launched = launch(&scratch, &name, holders.get(i));
                 // No removal competes with a start that is still measured.
                 barrier.wait();
                 let removed = remove(&name);

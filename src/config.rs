@@ -126,7 +126,7 @@ settings! {
     HOB_IMAGE_MAX_BYTES Kind::Count, "17179869184", "largest image in hob's own store, in bytes: its layers as they travel, and unpacked";
     HOB_INSECURE_REGISTRIES Kind::Text, "", "registries (host:port, blank or comma separated) hob's own store may pull from without TLS or with any certificate; loopback may always do without TLS";
     HOB_ENGINE_STARTS Kind::Count, "0", "starts the engine works on at the same time: more only make each slower; 0 = as many as CPUs, at least 2";
-    HOB_PARKED_NETWORKS Kind::Count, "16", "networks kept ready for starts to join, at most: two, or as many as starts came in bursts of late; each is a small container of its own; 0 = none";
+    HOB_PARKED_NETWORKS Kind::Count, "16", "networks kept ready for starts to join, at most: from the start one for each GiB of memory (2 to 16), later as many as starts came in bursts of late; each is a small container of its own, some 13 MB with the process the engine keeps beside it; 0 = none";
     HOB_SANDBOX_NETWORK Kind::Choice(&["none", "host"]), "none", "network of a sandbox: nothing but its own loopback, or the host's";
     HOB_SANDBOX_PARKED Kind::Count, "16", "sandboxes made ready before they are needed; after a larger burst as many as that, up to 64";
     HOB_SANDBOX_STRICT Kind::Switch, "false", "do not start when this host can't give the sandbox everything";

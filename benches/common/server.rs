@@ -98,9 +98,7 @@ impl Hob {
     pub(crate) fn await_parked(&self, count: usize) -> Result<(), Failure> {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            let mut connection = self.connection();
-            let text = String::from_utf8_lossy(connection.ask(&request("GET", "/metrics", &[], b""))?.body).into_owned();
-            if text.lines().any(|l| l == format!("hob_parked_networks {count}")) {
+            if self.parked()? == count {
                 return Ok(());
             }
             if Instant::now() > until {
@@ -108,6 +106,30 @@ impl Hob {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until no more networks are being parked; how many are.
+    pub(crate) fn await_parked_steady(&self) -> Result<usize, Failure> {
+        let (mut count, mut since) = (self.parked()?, Instant::now());
+        let until = since + Duration::from_secs(60);
+        while count == 0 || since.elapsed() < Duration::from_secs(2) {
+            if Instant::now() > until {
+                return Err(format!("networks are parked without an end: {}", self.log()).into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            let now = self.parked()?;
+            if now != count {
+                (count, since) = (now, Instant::now());
+            }
+        }
+        Ok(count)
+    }
+
+    fn parked(&self) -> Result<usize, Failure> {
+        let mut connection = self.connection();
+        let text = String::from_utf8_lossy(connection.ask(&request("GET", "/metrics", &[], b""))?.body).into_owned();
+        let found = text.lines().find_map(|l| l.strip_prefix("hob_parked_networks ")?.parse().ok());
+        found.ok_or_else(|| "no count of parked networks".into())
     }
 
     /// The sockets of the live containers.

@@ -439,15 +439,13 @@ impl Engine {
 /// The engine's own words: the body's `message`, else the body, shortened.
 pub(super) fn error_text(body: &[u8]) -> String {
     #[derive(Deserialize)]
-    struct Message {
-        #[serde(alias = "cause")]
-        message: String,
+    struct Words {
+        /// Podman tells the cause too; it is the end of the message.
+        message: Option<String>,
+        cause: Option<String>,
     }
-    let text = match serde_json::from_slice::<Message>(body) {
-        Ok(m) => m.message,
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    clean(&text)
+    let words = serde_json::from_slice::<Words>(body).ok().and_then(|words| words.message.or(words.cause));
+    clean(&words.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
 }
 
 /// One line, at most 1,000 characters: it goes into answers and logs.
@@ -497,6 +495,7 @@ mod tests {
     #[test]
     fn error_texts() {
         assert_eq!(error_text(b"{\"message\":\"No such image: x\"}\n"), "No such image: x");
+        assert_eq!(error_text(br#"{"cause":"no such file","message":"create: no such file","response":500}"#), "create: no such file");
         assert_eq!(error_text(b"404 page not found\n"), "404 page not found");
         assert_eq!(error_text(b""), "no reason given");
         assert_eq!(error_text(&[0xff, 0x0a]), "\u{fffd}");

@@ -154,6 +154,8 @@ struct Shared {
 struct Info {
     server_version: String,
     cgroup_version: String,
+    /// Bytes.
+    mem_total: u64,
     architecture: String,
     warnings: Option<Vec<String>>,
 }
@@ -229,7 +231,7 @@ impl Docker {
             cleaner,
             exits: exits.clone(),
             networks: Networks::new(config.networks.clone()),
-            parked: Parked::new(&config.networks, park, &info.architecture),
+            parked: Parked::new(&config.networks, park, info.mem_total, &info.architecture),
             discarder: Mutex::new(Some(discarder)),
             starting: Permits::new(config.parallel_starts),
             config: config.clone(),

@@ -21,7 +21,7 @@ impl Room {
         let engine = engine()?;
         let folder = Folder::new();
         let mut config = config();
-        config.parked_networks = 4;
+        config.parked_networks = 2;
         set(&mut config);
         let identity = Identity { store_id: Id::new(), instance_id: Id::new(), iofs: folder.path.clone(), iofs_docker: None };
         let docker = Docker::open(&config, &identity).expect("opens");

@@ -37,6 +37,9 @@ use table::{Next, Table};
 pub const LABEL_PARKED: &str = "hob.parked";
 /// Create, start or removal of one.
 const WITHIN: Duration = Duration::from_secs(20);
+/// Ready from the start on a small host, and on a large one.
+const FEW: usize = 2;
+const MANY: usize = 16;
 /// When the server goes, so many remove what is left, within this.
 const CREW: usize = 4;
 const LAST: Duration = Duration::from_secs(10);
@@ -81,15 +84,23 @@ pub(super) fn load_for(images: &Images, architecture: &str) -> Result<String, St
     Ok(machine.image())
 }
 
+/// How many are ready before any demand is known: one for each GiB of memory,
+/// so that they (and the 13 MB process the engine keeps beside each) take a
+/// hundredth of it.
+fn from_the_start(memory: u64) -> usize {
+    usize::try_from(memory >> 30).unwrap_or(usize::MAX).clamp(FEW, MANY)
+}
+
 impl Parked {
-    /// At most `most` ready ones; `architecture` as the engine names it.
-    pub(super) fn new(networks: &[String], most: usize, architecture: &str) -> Parked {
+    /// At most `most` ready ones, on a host with so much memory (bytes);
+    /// `architecture` as the engine names it.
+    pub(super) fn new(networks: &[String], most: usize, memory: u64, architecture: &str) -> Parked {
         let machine = Machine::named(architecture).filter(|_| most > 0);
         if machine.is_none() && most > 0 {
             log::info!("networks are not parked: no program for '{architecture}'");
         }
         let (bell, rung) = bounded(1);
-        Parked { table: Mutex::new(Table::new(networks, most)), bell, rung, machine }
+        Parked { table: Mutex::new(Table::new(networks, most, from_the_start(memory).min(most))), bell, rung, machine }
     }
 
     /// A ready network for the container named `user`, as a `NetworkMode`.

@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_millis(100);
 /// After so long without a burst of its size, half of it is kept ready.
 const FORGET: Duration = Duration::from_secs(600);
-/// Ready from the start, before any demand is known.
-const FLOOR: usize = 2;
 /// Used-up ones are removed in quiet moments, unless so many wait for one.
 const MAX_DOOMED: usize = 32;
 /// After failures none is made for this long, doubled with each.
@@ -90,10 +88,11 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// For these networks (none: the engine's default); at most `most` ready.
-    pub(super) fn new(networks: &[String], most: usize) -> Table {
+    /// For these networks (none: the engine's default); at most `most` ready,
+    /// `floor` of them from the start, before any demand is known.
+    pub(super) fn new(networks: &[String], most: usize, floor: usize) -> Table {
         let networks: Vec<Option<String>> = if networks.is_empty() { vec![None] } else { networks.iter().cloned().map(Some).collect() };
-        let floor = if networks.len() == 1 { FLOOR } else { 1 };
+        let floor = (floor / networks.len()).max(1);
         let pool = |network| Pool { network, ready: Vec::new(), making: 0, floor, burst: 0, peak: 0, peak_at: None };
         Table {
             pools: networks.into_iter().map(pool).collect(),
@@ -291,7 +290,7 @@ mod tests {
 
     #[test]
     fn each_goes_to_one_user_and_is_thrown_away_after_it() {
-        let (mut table, now) = (Table::new(&[], 8), Instant::now());
+        let (mut table, now) = (Table::new(&[], 8, 2), Instant::now());
         assert_eq!(fill(&mut table, now), 2);
         let first = table.take(None, "a", now).expect("ready");
         let second = table.take(None, "b", now).expect("ready");
@@ -308,7 +307,7 @@ mod tests {
 
     #[test]
     fn work_waits_for_a_quiet_moment() {
-        let (mut table, now) = (Table::new(&[], 8), Instant::now());
+        let (mut table, now) = (Table::new(&[], 8, 2), Instant::now());
         table.start_begun();
         assert_eq!(table.next(now), Next::Wait(None));
         table.start_ended(now);
@@ -326,7 +325,7 @@ mod tests {
 
     #[test]
     fn demand_is_remembered_and_forgotten() {
-        let (mut table, start) = (Table::new(&[], 8), Instant::now());
+        let (mut table, start) = (Table::new(&[], 8, 2), Instant::now());
         for n in 0..16 {
             table.take(None, &n.to_string(), at(start, n));
         }
@@ -346,7 +345,7 @@ mod tests {
 
     #[test]
     fn failures_are_told_once_and_grow_apart() {
-        let (mut table, now) = (Table::new(&[], 8), Instant::now());
+        let (mut table, now) = (Table::new(&[], 8, 2), Instant::now());
         assert_eq!(table.next(now), Next::Make(None));
         assert_eq!(table.failed(None, now), Some(RETRY));
         assert_eq!(table.next(now), Next::Wait(Some(now + RETRY)));
@@ -359,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_dead_one_is_replaced_and_its_user_goes() {
-        let (mut table, now) = (Table::new(&[], 8), Instant::now());
+        let (mut table, now) = (Table::new(&[], 8, 2), Instant::now());
         fill(&mut table, now);
         let used = table.take(None, "a", now).expect("ready");
         let idle = table.ready_ids()[0].clone();
@@ -376,7 +375,7 @@ mod tests {
 
     #[test]
     fn networks_have_pools_of_their_own() {
-        let (mut table, now) = (Table::new(&["x".to_owned(), "y".to_owned()], 3), Instant::now());
+        let (mut table, now) = (Table::new(&["x".to_owned(), "y".to_owned()], 3, 2), Instant::now());
         assert_eq!(fill(&mut table, now), 2);
         assert!(table.take(Some("x"), "a", now).is_some());
         assert!(table.take(Some("x"), "b", now).is_none());
@@ -388,7 +387,7 @@ mod tests {
 
     #[test]
     fn closing_removes_all_and_ends_in_time() {
-        let (mut table, now) = (Table::new(&[], 8), Instant::now());
+        let (mut table, now) = (Table::new(&[], 8, 2), Instant::now());
         fill(&mut table, now);
         table.take(None, "a", now);
         table.take(None, "b", now);
