@@ -8,7 +8,7 @@ export FN_PORT
 URL := http://127.0.0.1:$(FN_PORT)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOB := $(TARGET)/release/hob
-FUNCTIONS := hello echo hostile probe
+FUNCTIONS := hello echo hostile probe mirror
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 .PHONY: help run test conformance counts fuzz check bench bench-hot bench-scale bench-sched bench-cold bench-import bench-calls perf static doc clean functions

@@ -21,6 +21,7 @@ mod escape;
 mod exposure;
 mod faults;
 mod fn_tool;
+mod gateway;
 mod hostile;
 mod images;
 mod instances;

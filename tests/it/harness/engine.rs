@@ -73,7 +73,8 @@ pub(crate) fn remove(container: &Value) {
 
 /// The image of a sample function, built and loaded when it is not there yet.
 pub(crate) fn image(function: &'static str) -> String {
-    static IMAGES: [(&str, OnceLock<String>); 3] = [("echo", OnceLock::new()), ("hello", OnceLock::new()), ("hostile", OnceLock::new())];
+    static IMAGES: [(&str, OnceLock<String>); 4] =
+        [("echo", OnceLock::new()), ("hello", OnceLock::new()), ("hostile", OnceLock::new()), ("mirror", OnceLock::new())];
     let (_, image) = IMAGES.iter().find(|(name, _)| *name == function).expect("a sample function");
     image.get_or_init(|| load(function)).clone()
 }
