@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::call::{Call, CallError, Caller, Moment};
 use crate::config::Config;
 use crate::hot::{Hot, Lease, Logs};
+pub use crate::hot::{Log, LogSink, Tail, Word};
 use crate::metrics::{CALLS, ContainerRow};
 use crate::model::{FnSpec, Id, SlotKey, Timestamp};
 use crate::pool::{Gate, Stop};

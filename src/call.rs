@@ -53,6 +53,8 @@ pub struct Call {
     pub body: Body,
     /// When the request's head was complete; all phases are measured from here.
     pub accepted: Instant,
+    /// The trigger it came through.
+    pub trigger: Option<Id>,
 }
 
 /// The head of a function's answer after the contract's filter: no
@@ -148,15 +150,25 @@ pub enum LaunchError {
     #[error("the engine does not answer ({step}: {text})")]
     EngineAway { step: &'static str, text: String },
     #[error("the container ended before its socket appeared: {exit}")]
-    Exited { exit: Ended },
+    Exited { exit: Ended, container: Id },
     #[error("no socket lsnr.sock appeared within {limit:?}")]
-    NoSocket { limit: Duration },
+    NoSocket { limit: Duration, container: Id },
     #[error("bad function socket: {text}")]
-    BadSocket { text: String },
+    BadSocket { text: String, container: Id },
     #[error("the socket folder could not be made: {text}")]
     Iofs { text: String },
     #[error("the start was called off: {why}")]
     CalledOff { why: &'static str },
+}
+
+impl LaunchError {
+    /// The container that came up and was of no use: its output may say why.
+    pub fn container(&self) -> Option<Id> {
+        match self {
+            LaunchError::Exited { container, .. } | LaunchError::NoSocket { container, .. } | LaunchError::BadSocket { container, .. } => Some(*container),
+            _ => None,
+        }
+    }
 }
 
 /// How a container ended.
@@ -211,6 +223,8 @@ pub struct Detached {
     pub delay: Duration,
     /// A repeat with the same key is the same call.
     pub key: Option<String>,
+    /// Told of its end by a POST.
+    pub callback: Option<String>,
 }
 
 /// A detached call was not accepted: it will not run.
@@ -222,6 +236,8 @@ pub enum DetachError {
     Off,
     #[error("the body has {len} bytes, more than {max}")]
     TooLarge { len: u64, max: u64 },
+    #[error("callbacks are switched off")]
+    NoCallbacks,
     #[error("{limit} detached calls wait already")]
     Full { limit: usize },
     #[error("the call cannot be kept: {cause}")]
@@ -296,6 +312,14 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The container that did not come up, if that is why there was no call.
+    pub fn failed_container(&self) -> Option<Id> {
+        match self {
+            CallError::Launch(launch) | CallError::WaitTimeout { last_launch: Some(launch), .. } => launch.container(),
+            _ => None,
+        }
+    }
+
     /// Whether the function is to blame, its image or its code, and not the
     /// server, its load or the client (spec http-api §2.1).
     pub fn blames_function(&self) -> bool {

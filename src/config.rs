@@ -84,11 +84,17 @@ settings! {
     HOB_CALLS_PER_FN Kind::Count, "10000", "records kept of each function";
     HOB_CALLS_MAX_AGE_SECS Kind::Count, "604800", "records, dead detached calls and idempotency keys are forgotten after this";
     HOB_ANSWERS_MAX_AGE_SECS Kind::Count, "86400", "answers of detached calls are forgotten after this";
+    HOB_CALL_LOGS Kind::Switch, "true", "what functions print is written down by call; else it is in hob's own log at level debug only";
+    HOB_LOG_BYTES_PER_FN Kind::Count, "8388608", "bytes of one function's logs on disk, the newest; they are forgotten with HOB_CALLS_MAX_AGE_SECS too";
+    HOB_LOG_BYTES Kind::Count, "536870912", "the same of all functions together: the largest gives first";
     HOB_DETACHED_WORKERS Kind::Count, "8", "detached calls running at the same time; 0 = none are accepted";
     HOB_DETACHED_MAX_QUEUED Kind::Count, "100000", "detached calls waiting or running; beyond it 503";
     HOB_DETACHED_MAX_BODY Kind::Count, "1048576", "largest body of a detached call in bytes";
     HOB_DETACHED_ATTEMPTS Kind::Count, "3", "runs of a detached call that fails; hob/max-attempts of a function wins";
     HOB_DETACHED_SHARE_PERCENT Kind::Count, "50", "share of the functions' memory that detached calls may use";
+    HOB_CALLBACK_WORKERS Kind::Count, "2", "callbacks of detached calls (Hob-Callback) under way at the same time; 0 = none are accepted";
+    HOB_CALLBACK_SECRET Kind::Text, "", "signs callbacks (Hob-Signature, HMAC-SHA256); empty = they are not signed";
+    HOB_CALLBACK_PRIVATE Kind::Switch, "false", "callbacks may go to addresses that are not public: this host, private and link-local networks, a cloud's metadata";
     FN_ENABLE_NB_RESOURCE_TRACKER Kind::Switch, "false", "answer 503 at once instead of waiting for memory or CPU";
     FN_FREEZE_IDLE_MSECS Kind::Millis, "50", "freeze a container idle for this long; 0 = at once, negative = never";
     FN_HOT_LAUNCHER_TIMEOUT_MSECS Kind::Millis, "3600000", "a function's queue and launcher thread end after this long without work";

@@ -176,11 +176,22 @@ pub struct Ledger {
     pub dead: Counter,
     /// Records that were not written down, because the writer was behind.
     pub records_dropped: Counter,
+    pub logs_dropped: Counter,
+    pub callbacks: Counter,
+    pub callbacks_lost: Counter,
 }
 
 /// The kept calls' counters.
-pub static LEDGER: Ledger =
-    Ledger { queued: Gauge::new(), accepted: Counter::new(), retried: Counter::new(), dead: Counter::new(), records_dropped: Counter::new() };
+pub static LEDGER: Ledger = Ledger {
+    queued: Gauge::new(),
+    accepted: Counter::new(),
+    retried: Counter::new(),
+    dead: Counter::new(),
+    records_dropped: Counter::new(),
+    logs_dropped: Counter::new(),
+    callbacks: Counter::new(),
+    callbacks_lost: Counter::new(),
+};
 
 /// The public listener's counters.
 pub static EDGE: Edge = Edge {

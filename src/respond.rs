@@ -90,6 +90,7 @@ pub fn detach_answer(error: &DetachError) -> Answer {
     match error {
         DetachError::Draining => Answer::new(503, format!("{BUSY}: the server is shutting down")).retry(15),
         DetachError::Off => Answer::new(501, "Detached calls are switched off on this server (HOB_DETACHED_WORKERS)"),
+        DetachError::NoCallbacks => Answer::new(400, "Bad request: Hob-Callback cannot be had, callbacks are switched off (HOB_CALLBACK_WORKERS)"),
         DetachError::TooLarge { len, max } => {
             Answer::new(413, format!("Content-Length too large for this server, {len} > max {max} of a detached call (HOB_DETACHED_MAX_BODY)"))
         }
@@ -117,11 +118,11 @@ fn launch_answer(error: &LaunchError) -> Answer {
         ),
         LaunchError::Engine { step, text } => Answer::new(502, format!("{INIT_FAILED}: the container engine failed at {step}: {text}")),
         LaunchError::EngineAway { step, text } => Answer::new(503, format!("{BUSY}: the container engine does not answer ({step}: {text})")).retry(15),
-        LaunchError::Exited { exit } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared: {exit}")),
-        LaunchError::NoSocket { limit } => {
+        LaunchError::Exited { exit, .. } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared: {exit}")),
+        LaunchError::NoSocket { limit, .. } => {
             Answer::new(504, format!("{INIT_TIMEOUT}: no socket at FN_LISTENER within {:.1} s (FN_HOT_START_TIMEOUT_MSECS)", limit.as_secs_f64()))
         }
-        LaunchError::BadSocket { text } => Answer::new(502, format!("{INIT_FAILED}: {text}")),
+        LaunchError::BadSocket { text, .. } => Answer::new(502, format!("{INIT_FAILED}: {text}")),
         LaunchError::Iofs { text } => Answer::new(500, format!("internal server error: the socket folder could not be made: {text}")),
         LaunchError::CalledOff { .. } => Answer::new(503, BUSY).retry(15),
     }

@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::agent::Agent;
 use crate::api::{Api, ApiOptions};
-use crate::calls::{Crew, FindSpec, Front, Ledger};
+use crate::calls::{Callbacks, Crew, FindSpec, Front, Ledger};
 use crate::config::Config;
 use crate::docker::{Docker, Identity};
 use crate::driver::Driver;
@@ -34,6 +34,9 @@ const CLEAN: u8 = 0;
 const NOT_STARTED: u8 = 1;
 /// What removing all containers may take, on a slow engine.
 const CLOSE_LIMIT: Duration = Duration::from_secs(60);
+/// Callbacks under way at the stop may take this long, then they are made again
+/// after the next start.
+const CALLBACKS_LIMIT: Duration = Duration::from_secs(1);
 /// Something did not end in time; it was named.
 const LEFT_OVER: u8 = 3;
 
@@ -83,6 +86,7 @@ struct Server {
     api: Api,
     agent: Arc<Agent>,
     crew: Crew,
+    callbacks: Callbacks,
     ledger: Arc<Ledger>,
     driver: Arc<dyn Driver>,
     /// Dropped last: its lock keeps a second server off the data folder.
@@ -105,6 +109,7 @@ impl Server {
         let functions = store.clone();
         let exists = Arc::new(move |id: &Id| functions.snapshot().target(id).is_some());
         let ledger = Arc::new(Ledger::open(&data.join("calls.db"), config.calls.clone(), exists)?);
+        agent.logs().send_to(ledger.log_sink());
         let functions = store.clone();
         let find: FindSpec = Arc::new(move |id: &Id| functions.snapshot().target(id).map(|target| target.spec.clone()));
         let socket = data.join("api.sock");
@@ -124,8 +129,9 @@ impl Server {
         let edge = Edge::start(config, Front::new(agent.clone(), ledger.clone()), store.clone(), socket)?;
         observe(&store, &agent);
         let crew = Crew::start(&ledger, &agent, &find, total.mib)?;
+        let callbacks = Callbacks::start(&ledger)?;
         announce(&edge, &*driver, total, &data, &store);
-        Ok(Server { edge, api, agent, crew, ledger, driver, store })
+        Ok(Server { edge, api, agent, crew, callbacks, ledger, driver, store })
     }
 
     fn serve(self, mut signals: Signals, config: &Config) -> ExitCode {
@@ -151,7 +157,7 @@ impl Server {
     }
 
     /// Design: gate, tickets, running calls, starts, containers, driver, store.
-    fn stop(self, config: &Config) -> ExitCode {
+    fn stop(mut self, config: &Config) -> ExitCode {
         self.edge.drain();
         // Detached calls that run may end; what waits is kept for the next start.
         self.ledger.refuse();
@@ -172,6 +178,7 @@ impl Server {
             self.edge.stop();
         }
         self.api.stop();
+        self.callbacks.stop(Instant::now() + CALLBACKS_LIMIT);
         self.driver.close();
         self.ledger.close();
         if left.is_empty() {

@@ -9,11 +9,13 @@ use serde::Serialize;
 
 use super::query::cursor_id;
 use super::resources::{Handled, Handler, Page, Refusal, Reply, TEXT, json, look_up};
-use crate::calls::{Changed, Filter, Kept, Ledger, LedgerError, Record, Status};
+use crate::calls::{Changed, Filter, Ledger, LedgerError, Printed, Record, Status};
 use crate::model::{Id, ModelError, Timestamp};
 use crate::respond::Answer;
 
 const GONE: &str = "Calls are not kept on this server";
+/// How much of a function's log is shown, about.
+const LOGS_BYTES: usize = 256 * 1024;
 
 /// A call as clients see it; the first fields are the original's.
 #[derive(Debug, Serialize)]
@@ -36,10 +38,28 @@ struct Shown {
     start: &'static str,
     waited_ms: f64,
     ran_ms: f64,
+    phases: ShownPhases,
     request_bytes: u64,
     response_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trigger_id: Option<Id>,
+}
+
+/// Where the time went; what did not happen is left out.
+#[derive(Debug, Serialize)]
+struct ShownPhases {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thaw_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dispatch_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_ms: Option<f64>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -50,6 +70,7 @@ fn is_zero(n: &u32) -> bool {
 #[allow(clippy::cast_precision_loss, reason = "microseconds of a call are far below 2^53")]
 fn shown(record: Record) -> Shown {
     let ms = |us: u64| us as f64 / 1000.0;
+    let maybe = |us: u64| (us > 0).then(|| ms(us));
     Shown {
         id: record.id,
         status: record.status.name(),
@@ -64,9 +85,17 @@ fn shown(record: Record) -> Shown {
         start: record.start,
         waited_ms: ms(record.waited_us),
         ran_ms: ms(record.ran_us),
+        phases: ShownPhases {
+            start_ms: maybe(record.phases.start_us),
+            boot_ms: maybe(record.phases.boot_us),
+            thaw_ms: maybe(record.phases.thaw_us),
+            dispatch_ms: maybe(record.phases.dispatch_us),
+            function_ms: maybe(record.phases.function_us),
+        },
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,
         container_id: record.container,
+        trigger_id: record.trigger,
     }
 }
 
@@ -117,7 +146,7 @@ impl Handler<'_> {
     pub(super) fn call_answer(&self, function: &str, call: &str) -> Handled {
         let record = self.known(function, call)?;
         let (ledger, _) = self.kept(function)?;
-        let Some(Kept { fields, body, cut }) = ledger.answer(&record.id)? else {
+        let Some(kept) = ledger.answer(&record.id)? else {
             let why = match record.status {
                 _ if !record.detached => "only answers of detached calls are kept",
                 Status::Success => "it is not kept any longer (HOB_ANSWERS_MAX_AGE_SECS)",
@@ -125,15 +154,31 @@ impl Handler<'_> {
             };
             return Err(Refusal(Answer::new(404, format!("Call answer not found: {why}"))));
         };
-        let headers = fields.lines().filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let body = base64::engine::general_purpose::STANDARD.encode(body);
-        json(&ShownAnswer { call_id: record.id, headers, body, body_cut: cut })
+        let body = base64::engine::general_purpose::STANDARD.encode(&kept.body);
+        json(&ShownAnswer { call_id: record.id, headers: kept.pairs(), body, body_cut: kept.cut })
     }
 
-    /// Logs of single calls are not kept; the server's own log has the output.
+    /// What a call printed, and why it failed. `?follow=1` does not come here:
+    /// the edge answers it.
     pub(super) fn call_log(&self, function: &str, call: &str) -> Handled {
-        self.known(function, call)?;
-        Err(Refusal(Answer::new(404, "Call log not found")))
+        let (ledger, fn_id) = self.kept(function)?;
+        let id = Id::from_str(call).map_err(|_| no_call())?;
+        let (record, printed) = ledger.printed(&fn_id, &id)?;
+        if record.is_none() && printed.is_none() {
+            return Err(Refusal(Answer::new(404, "Call log not found")));
+        }
+        let mut text = printed.map_or_else(String::new, |printed| printed.of_call());
+        if let Some(error) = record.and_then(|record| record.error) {
+            text.push_str(&format!("hob: {error}\n"));
+        }
+        Ok(Reply::new(200, TEXT, text))
+    }
+
+    /// The newest lines of all a function's containers.
+    pub(super) fn fn_logs(&self, function: &str) -> Handled {
+        let (ledger, fn_id) = self.kept(function)?;
+        let text: String = ledger.printed_by_function(&fn_id, LOGS_BYTES)?.iter().map(Printed::of_function).collect();
+        Ok(Reply::new(200, TEXT, text))
     }
 
     pub(super) fn cancel_call(&self, function: &str, call: &str) -> Handled {

@@ -177,6 +177,7 @@ impl Handler<'_> {
             (Resource::Call(function, call), _) => self.cancel_call(function, call),
             (Resource::CallAnswer(function, call), _) => self.call_answer(function, call),
             (Resource::CallLog(function, call), _) => self.call_log(function, call),
+            (Resource::Logs(function), _) => self.fn_logs(function),
             (Resource::CallAgain(function, call), _) => self.call_again(function, call),
             (Resource::Invoke, _) => Err(Refusal(Answer::new(404, "Fn not found"))),
 

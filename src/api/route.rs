@@ -21,6 +21,7 @@ pub(super) enum Resource<'p> {
     CallAnswer(&'p str, &'p str),
     CallLog(&'p str, &'p str),
     CallAgain(&'p str, &'p str),
+    Logs(&'p str),
     TriggerBySource {
         app_id: &'p str,
         kind: &'p str,
@@ -109,6 +110,7 @@ fn resource(path: &str, debug: bool) -> Option<Resource<'_>> {
         ["v2", "fns"] => Some(Resource::Fns),
         ["v2", "fns", function] if id(function) => Some(Resource::Fn(function)),
         ["v2", "fns", function, "calls"] if id(function) => Some(Resource::Calls(function)),
+        ["v2", "fns", function, "logs"] if id(function) => Some(Resource::Logs(function)),
         ["v2", "fns", function, "calls", call] if id(function) && id(call) => Some(Resource::Call(function, call)),
         ["v2", "fns", function, "calls", call, "log"] if id(function) && id(call) => Some(Resource::CallLog(function, call)),
         ["v2", "fns", function, "calls", call, "answer"] if id(function) && id(call) => Some(Resource::CallAnswer(function, call)),
@@ -137,6 +139,7 @@ const fn methods(resource: Resource<'_>) -> &'static [Method] {
         | Resource::Calls(_)
         | Resource::CallAnswer(..)
         | Resource::CallLog(..)
+        | Resource::Logs(_)
         | Resource::TriggerBySource { .. } => &[Get],
         Resource::Call(..) => &[Get, Delete],
         Resource::CallAgain(..) => &[Post],
@@ -166,6 +169,7 @@ impl Resource<'_> {
             Resource::Call(..) => "/v2/fns/:fn_id/calls/:call_id",
             Resource::CallAnswer(..) => "/v2/fns/:fn_id/calls/:call_id/answer",
             Resource::CallLog(..) => "/v2/fns/:fn_id/calls/:call_id/log",
+            Resource::Logs(_) => "/v2/fns/:fn_id/logs",
             Resource::CallAgain(..) => "/v2/fns/:fn_id/calls/:call_id/again",
             Resource::TriggerBySource { .. } => "/v2/runner/apps/:app_id/triggerBySource/:type/*source",
             Resource::Invoke => "/invoke/:fn_id",
@@ -197,13 +201,14 @@ mod tests {
             Resource::Call(..) => &["/v2/fns/{fn_id}/calls/{call_id}"],
             Resource::CallAnswer(..) => &["/v2/fns/{fn_id}/calls/{call_id}/answer"],
             Resource::CallLog(..) => &["/v2/fns/{fn_id}/calls/{call_id}/log"],
+            Resource::Logs(_) => &["/v2/fns/{fn_id}/logs"],
             Resource::CallAgain(..) => &["/v2/fns/{fn_id}/calls/{call_id}/again"],
             Resource::TriggerBySource { .. } => &["/v2/runner/apps/{app_id}/triggerBySource/{type}/{source}"],
             Resource::Invoke => &["/invoke/{fn_id}"],
         }
     }
 
-    const ALL: [Resource<'static>; 19] = [
+    const ALL: [Resource<'static>; 20] = [
         Resource::Root,
         Resource::Ping,
         Resource::Version,
@@ -221,6 +226,7 @@ mod tests {
         Resource::CallAnswer("", ""),
         Resource::CallLog("", ""),
         Resource::CallAgain("", ""),
+        Resource::Logs(""),
         Resource::TriggerBySource { app_id: "", kind: "", source: "" },
         Resource::Invoke,
     ];

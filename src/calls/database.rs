@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
-use super::record::{Accepted, Ended, Kept, Record, Status, known_start};
+use super::record::{Accepted, Ended, Kept, Phases, Record, Status, known_start};
 use crate::model::{Id, Timestamp};
 
 const SCHEMA: &str = "
@@ -27,10 +27,36 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS answers_age ON answers (created);
     CREATE INDEX IF NOT EXISTS keys_age ON keys (created);
 ";
-const VERSION: i64 = 1;
+/// What version 2 added.
+const SECOND: &str = "
+    CREATE TABLE logs (
+        id integer PRIMARY KEY, fn_id text NOT NULL, call text NOT NULL, container text NOT NULL, ended int NOT NULL,
+        bytes int NOT NULL, lines_dropped int NOT NULL, bytes_dropped int NOT NULL, text text NOT NULL);
+    CREATE INDEX logs_call ON logs (fn_id, call, container);
+    CREATE INDEX logs_fn ON logs (fn_id, bytes);
+    ALTER TABLE calls ADD COLUMN trigger_id text;
+    ALTER TABLE calls ADD COLUMN start_us int NOT NULL DEFAULT 0;
+    ALTER TABLE calls ADD COLUMN boot_us int NOT NULL DEFAULT 0;
+    ALTER TABLE calls ADD COLUMN thaw_us int NOT NULL DEFAULT 0;
+    ALTER TABLE calls ADD COLUMN dispatch_us int NOT NULL DEFAULT 0;
+    ALTER TABLE calls ADD COLUMN function_us int NOT NULL DEFAULT 0;
+    ALTER TABLE queue ADD COLUMN trigger_id text;
+    ALTER TABLE queue ADD COLUMN callback text;
+    CREATE TABLE callbacks (
+        id text NOT NULL PRIMARY KEY, fn_id text NOT NULL, url text NOT NULL, ended int NOT NULL, due int NOT NULL, tries int NOT NULL) WITHOUT ROWID;
+    CREATE INDEX callbacks_due ON callbacks (due);
+";
+const VERSION: i64 = 2;
 
-const COLUMNS: &str =
-    "fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, response_bytes, container, error";
+/// Pages a connection keeps, in KiB (negative: not pages): the system keeps
+/// the file in memory anyway.
+const CACHE: &str = "PRAGMA cache_size=-512";
+
+const COLUMNS: &str = "fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, \
+     response_bytes, container, error, trigger_id, start_us, boot_us, thaw_us, dispatch_us, function_us";
+
+/// One for each column.
+const PLACES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22";
 
 /// The calls cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +79,19 @@ pub(super) struct Waiting {
     pub(super) priority: u8,
     pub(super) due: Timestamp,
     pub(super) attempts: u32,
+}
+
+/// An end that is to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Callback {
+    pub(super) id: Id,
+    pub(super) fn_id: Id,
+    pub(super) url: String,
+    /// When the call ended.
+    pub(super) ended: Timestamp,
+    pub(super) due: Timestamp,
+    /// Tries made.
+    pub(super) tries: u32,
 }
 
 /// What a list is to show.
@@ -90,8 +129,7 @@ impl Database {
         if found > VERSION {
             return Err(LedgerError::Newer { path: path.to_owned(), found });
         }
-        database.connection.execute_batch(SCHEMA).map_err(failed)?;
-        database.connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+        database.migrate(found).map_err(failed)?;
         // What ran when the last server ended waits again.
         let again = "UPDATE calls SET status = 0 WHERE status = 1 AND (fn_id, id) IN (SELECT fn_id, id FROM queue WHERE dead = 0 AND attempts > 0)";
         database.connection.execute_batch(again).map_err(failed)?;
@@ -99,19 +137,30 @@ impl Database {
         Ok(database)
     }
 
+    fn migrate(&self, found: i64) -> rusqlite::Result<()> {
+        let transaction = self.connection.unchecked_transaction()?;
+        transaction.execute_batch(SCHEMA)?;
+        if found < 2 {
+            transaction.execute_batch(SECOND)?;
+        }
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()
+    }
+
     /// A second connection, which only reads and never waits for the writer.
     pub(super) fn reader(path: &Path) -> Result<Database, LedgerError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|source| LedgerError::Database { path: path.to_owned(), source })?;
         let _ = connection.busy_timeout(Duration::from_secs(5));
+        let _ = connection.execute_batch(CACHE);
         Ok(Database { connection, path: path.to_owned() })
     }
 
     fn prepare(&self) -> rusqlite::Result<()> {
         self.connection.busy_timeout(Duration::from_secs(5))?;
         let _: String = self.connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
-        // Freed pages are given back by retention, a few at a time.
         self.connection.execute_batch("PRAGMA synchronous=FULL; PRAGMA journal_size_limit=67108864")?;
+        self.connection.execute_batch(CACHE)?;
         self.connection.set_prepared_statement_cache_capacity(32);
         Ok(())
     }
@@ -142,7 +191,7 @@ impl Database {
     /// What a queued call is made of.
     pub(super) fn load(&self, call: &Id) -> Result<Option<Accepted>, LedgerError> {
         self.read(|c| {
-            let sql = "SELECT id, app_id, fn_id, created, priority, due, fields, body FROM queue WHERE id = ?1";
+            let sql = "SELECT id, app_id, fn_id, created, priority, due, fields, body, trigger_id, callback FROM queue WHERE id = ?1";
             c.prepare_cached(sql)?
                 .query_row([call.as_str()], |row| {
                     Ok(Accepted {
@@ -155,6 +204,8 @@ impl Database {
                         fields: row.get(6)?,
                         body: row.get(7)?,
                         key: None,
+                        trigger: maybe_id(row, 8)?,
+                        callback: row.get(9)?,
                     })
                 })
                 .optional()
@@ -202,6 +253,18 @@ impl Database {
         })
     }
 
+    /// The first callbacks to be made.
+    pub(super) fn callbacks(&self, most: usize) -> Result<Vec<Callback>, LedgerError> {
+        self.read(|c| {
+            let mut statement = c.prepare_cached("SELECT id, fn_id, url, ended, due, tries FROM callbacks ORDER BY due LIMIT ?1")?;
+            let rows = statement.query_map([i64::try_from(most).unwrap_or(i64::MAX)], |row| {
+                let (ended, due) = (Timestamp(row.get(3)?), Timestamp(row.get(4)?));
+                Ok(Callback { id: id(row, 0)?, fn_id: id(row, 1)?, url: row.get(2)?, ended, due, tries: row.get(5)? })
+            })?;
+            rows.collect()
+        })
+    }
+
     /// Functions that have records.
     pub(super) fn functions(&self) -> Result<Vec<Id>, LedgerError> {
         self.read(|c| {
@@ -220,20 +283,20 @@ impl Database {
         })
     }
 
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
         query(&self.connection).map_err(|source| LedgerError::Database { path: self.path.clone(), source })
     }
 }
 
 /// Changes within one transaction.
 pub(super) struct Changes<'t> {
-    connection: &'t Connection,
+    pub(super) connection: &'t Connection,
 }
 
 impl Changes<'_> {
     /// A call that is over, or stands at `record.status`.
     pub(super) fn put(&self, r: &Record) -> rusqlite::Result<()> {
-        let sql = format!("INSERT OR REPLACE INTO calls ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)");
+        let sql = format!("INSERT OR REPLACE INTO calls ({COLUMNS}) VALUES ({PLACES})");
         let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.connection.prepare_cached(&sql)?.execute(params![
             r.fn_id.as_str(),
@@ -252,6 +315,12 @@ impl Changes<'_> {
             big(r.response_bytes),
             r.container.as_ref().map(Id::as_str),
             r.error,
+            r.trigger.as_ref().map(Id::as_str),
+            big(r.phases.start_us),
+            big(r.phases.boot_us),
+            big(r.phases.thaw_us),
+            big(r.phases.dispatch_us),
+            big(r.phases.function_us),
         ])?;
         Ok(())
     }
@@ -265,9 +334,21 @@ impl Changes<'_> {
     pub(super) fn accept(&self, a: &Accepted) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached(
-                "INSERT INTO queue (id, fn_id, app_id, priority, due, created, attempts, dead, fields, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8)",
+                "INSERT INTO queue (id, fn_id, app_id, priority, due, created, attempts, dead, fields, body, trigger_id, callback) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10)",
             )?
-            .execute(params![a.id.as_str(), a.fn_id.as_str(), a.app_id.as_str(), a.priority, a.due.0, a.created.0, a.fields, a.body])?;
+            .execute(params![
+                a.id.as_str(),
+                a.fn_id.as_str(),
+                a.app_id.as_str(),
+                a.priority,
+                a.due.0,
+                a.created.0,
+                a.fields,
+                a.body,
+                a.trigger.as_ref().map(Id::as_str),
+                a.callback
+            ])?;
         if let Some(key) = &a.key {
             self.connection.prepare_cached("INSERT OR REPLACE INTO keys (fn_id, key, id, created) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
                 a.fn_id.as_str(),
@@ -276,24 +357,7 @@ impl Changes<'_> {
                 a.created.0
             ])?;
         }
-        self.put(&Record {
-            id: a.id,
-            app_id: a.app_id,
-            fn_id: a.fn_id,
-            detached: true,
-            status: Status::Queued,
-            created: a.created,
-            started: None,
-            completed: None,
-            attempts: 0,
-            start: "",
-            waited_us: 0,
-            ran_us: 0,
-            request_bytes: a.body.len() as u64,
-            response_bytes: 0,
-            container: None,
-            error: None,
-        })
+        self.put(&Record::of(a))
     }
 
     pub(super) fn begin(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
@@ -314,6 +378,8 @@ impl Changes<'_> {
         match ended {
             Ended::Done { record, answer } => {
                 self.put(record)?;
+                let tell = "INSERT OR REPLACE INTO callbacks SELECT id, fn_id, callback, ?2, ?2, 0 FROM queue WHERE id = ?1 AND callback IS NOT NULL";
+                self.connection.prepare_cached(tell)?.execute(params![record.id.as_str(), now.0])?;
                 let dead = matches!(record.status, Status::Error | Status::Timeout);
                 let sql = if dead { "UPDATE queue SET dead = 1 WHERE id = ?1" } else { "DELETE FROM queue WHERE id = ?1" };
                 self.connection.prepare_cached(sql)?.execute([record.id.as_str()])?;
@@ -338,6 +404,17 @@ impl Changes<'_> {
                 ])?;
             }
         }
+        Ok(())
+    }
+
+    /// A callback was made, or is to be tried again then.
+    pub(super) fn told(&self, id: &Id, again: Option<(Timestamp, u32)>) -> rusqlite::Result<()> {
+        match again {
+            None => self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1")?.execute([id.as_str()])?,
+            Some((due, tries)) => {
+                self.connection.prepare_cached("UPDATE callbacks SET due = ?2, tries = ?3 WHERE id = ?1")?.execute(params![id.as_str(), due.0, tries])?
+            }
+        };
         Ok(())
     }
 
@@ -396,8 +473,8 @@ impl Changes<'_> {
 
     /// Everything about a function that is no more.
     pub(super) fn forget_function(&self, fn_id: &Id) -> rusqlite::Result<()> {
-        for sql in ["DELETE FROM queue WHERE fn_id = ?1", "DELETE FROM keys WHERE fn_id = ?1", "DELETE FROM calls WHERE fn_id = ?1"] {
-            self.connection.execute(sql, [fn_id.as_str()])?;
+        for table in ["queue", "keys", "calls", "callbacks"] {
+            self.connection.execute(&format!("DELETE FROM {table} WHERE fn_id = ?1"), [fn_id.as_str()])?;
         }
         Ok(())
     }
@@ -408,9 +485,13 @@ fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
     Id::from_str(&text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
 }
 
+fn maybe_id(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Id>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.and_then(|text| Id::from_str(&text).ok()))
+}
+
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let start: String = row.get(9)?;
-    let container: Option<String> = row.get(14)?;
     let count = |column| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
     Ok(Record {
         fn_id: id(row, 0)?,
@@ -427,8 +508,10 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         ran_us: count(11)?,
         request_bytes: count(12)?,
         response_bytes: count(13)?,
-        container: container.and_then(|text| Id::from_str(&text).ok()),
+        container: maybe_id(row, 14)?,
         error: row.get(15)?,
+        trigger: maybe_id(row, 16)?,
+        phases: Phases { start_us: count(17)?, boot_us: count(18)?, thaw_us: count(19)?, dispatch_us: count(20)?, function_us: count(21)? },
     })
 }
 

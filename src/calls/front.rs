@@ -4,8 +4,10 @@
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use super::Ledger;
+use super::follow::{Follow, FollowError};
 use super::record::{Accepted, Record, Status};
 use super::tally::Tally;
 use crate::agent::Agent;
@@ -18,11 +20,13 @@ use crate::model::{Id, Timestamp};
 pub struct Front {
     agent: Arc<Agent>,
     ledger: Arc<Ledger>,
+    /// Live tails under way.
+    followers: Arc<AtomicUsize>,
 }
 
 impl Front {
     pub fn new(agent: Arc<Agent>, ledger: Arc<Ledger>) -> Front {
-        Front { agent, ledger }
+        Front { agent, ledger, followers: Arc::default() }
     }
 
     /// Runs a call, see [`Agent::submit`], and keeps its record if it is one
@@ -41,6 +45,14 @@ impl Front {
             self.ledger.note(beside.tally.record(call, &result, Timestamp::now()));
         }
         result
+    }
+
+    /// A live tail of one call's log, or of all a function's containers print.
+    ///
+    /// # Errors
+    /// See [`FollowError`].
+    pub fn follow(&self, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError> {
+        Follow::begin(&self.agent, &self.ledger, &self.followers, fn_id, call)
     }
 
     /// Keeps a call for later; it is on disk when this returns. Its id, or
@@ -73,6 +85,8 @@ impl Front {
             fields: call.fields,
             body,
             key: how.key.clone(),
+            trigger: call.trigger,
+            callback: how.callback.clone(),
         })
     }
 }

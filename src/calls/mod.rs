@@ -16,8 +16,13 @@
 //! leaves the queue only when its end is. Killed in between, it runs again:
 //! at least once.
 
+mod address;
+mod callbacks;
 mod database;
+mod follow;
 mod front;
+mod logbook;
+mod readers;
 mod ready;
 mod record;
 mod tally;
@@ -35,18 +40,25 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use crate::agent::LogSink;
 use crate::call::DetachError;
 use crate::config::{CallsConfig, Keep};
 use crate::metrics::LEDGER;
 use crate::model::{Id, Timestamp};
 use crate::pool::{Thread, spawn};
 
+use callbacks::Desk;
 use database::{Database, Waiting};
+use logbook::Pending;
+use readers::Readers;
 use ready::Ready;
 use writer::Job;
 
+pub use callbacks::{Callbacks, check_url};
 pub use database::{Filter, LedgerError};
+pub use follow::{Follow, FollowError};
 pub use front::Front;
+pub use logbook::Printed;
 pub use record::{Accepted, Kept, Record, Status};
 pub use workers::{Crew, FindSpec};
 
@@ -68,18 +80,23 @@ pub(crate) struct Shared {
     settings: CallsConfig,
     exists: Exists,
     ring: Mutex<Vec<Record>>,
+    logs: Mutex<Pending>,
+    /// Rung when the ring has its first record: without a wake-up for each.
+    bell: Sender<()>,
     ready: Mutex<Ready>,
     changed: Condvar,
+    /// What the callbacks' threads share, and their bell.
+    desk: Mutex<Desk>,
+    told: Condvar,
     closing: AtomicBool,
 }
 
 /// All kept calls.
 pub struct Ledger {
     shared: Arc<Shared>,
-    reader: Mutex<Database>,
+    readers: Readers,
     /// Dropped to end the writer.
     jobs: Mutex<Option<Sender<Job>>>,
-    bell: Sender<()>,
     writer: Mutex<Option<Thread>>,
 }
 
@@ -106,7 +123,7 @@ impl Ledger {
     /// A damaged file or one of a newer version; no thread.
     pub fn open(path: &Path, settings: CallsConfig, exists: Exists) -> Result<Ledger, LedgerError> {
         let database = Database::open(path)?;
-        let reader = Database::reader(path)?;
+        let readers = Readers::open(path)?;
         let (waiting, dead) = database.waiting()?;
         let mut ready = Ready::default();
         for w in waiting {
@@ -118,13 +135,23 @@ impl Ledger {
         if ready.len() > 0 || dead > 0 {
             log::info!("{} detached calls wait, {dead} have failed for good", ready.len());
         }
-        let shared =
-            Arc::new(Shared { settings, exists, ring: Mutex::default(), ready: Mutex::new(ready), changed: Condvar::new(), closing: AtomicBool::new(false) });
         let (jobs, to_do) = bounded(JOBS);
         let (bell, rung) = bounded(1);
+        let shared = Arc::new(Shared {
+            settings,
+            exists,
+            ring: Mutex::default(),
+            logs: Mutex::default(),
+            bell,
+            ready: Mutex::new(ready),
+            changed: Condvar::new(),
+            desk: Mutex::default(),
+            told: Condvar::new(),
+            closing: AtomicBool::new(false),
+        });
         let of_writer = shared.clone();
         let writer = spawn("calls-writer", move || writer::run(&of_writer, database, &to_do, &rung))?;
-        Ok(Ledger { shared, reader: Mutex::new(reader), jobs: Mutex::new(Some(jobs)), bell, writer: Mutex::new(Some(writer)) })
+        Ok(Ledger { shared, readers, jobs: Mutex::new(Some(jobs)), writer: Mutex::new(Some(writer)) })
     }
 
     /// Which synchronous calls want a record.
@@ -146,7 +173,7 @@ impl Ledger {
         ring.push(record);
         drop(ring);
         if first {
-            let _ = self.bell.try_send(());
+            let _ = self.shared.bell.try_send(());
         }
     }
 
@@ -163,6 +190,9 @@ impl Ledger {
         if settings.workers == 0 {
             return Err(DetachError::Off);
         }
+        if call.callback.is_some() && settings.callback_workers == 0 {
+            return Err(DetachError::NoCallbacks);
+        }
         if call.body.len() as u64 > settings.max_body {
             return Err(DetachError::TooLarge { len: call.body.len() as u64, max: settings.max_body });
         }
@@ -177,7 +207,7 @@ impl Ledger {
     /// # Errors
     /// The database's.
     pub fn record(&self, fn_id: &Id, id: &Id) -> Result<Option<Record>, LedgerError> {
-        self.reader.lock().record(fn_id, id)
+        self.readers.with(|r| r.record(fn_id, id))
     }
 
     /// A function's calls, newest first.
@@ -185,7 +215,7 @@ impl Ledger {
     /// # Errors
     /// The database's.
     pub fn list(&self, fn_id: &Id, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
-        self.reader.lock().list(fn_id, filter)
+        self.readers.with(|r| r.list(fn_id, filter))
     }
 
     /// The answer of a detached call that was a success.
@@ -193,7 +223,12 @@ impl Ledger {
     /// # Errors
     /// The database's.
     pub fn answer(&self, id: &Id) -> Result<Option<Kept>, LedgerError> {
-        self.reader.lock().answer(id)
+        self.readers.with(|r| r.answer(id))
+    }
+
+    /// Where the log thread leaves what it has gathered.
+    pub fn log_sink(&self) -> Arc<dyn LogSink> {
+        self.shared.clone()
     }
 
     /// A call that waits is not to run.
@@ -207,7 +242,7 @@ impl Ledger {
                 self.shared.put(other);
             }
             // Dead ones are cancelled too: they will not be asked for again.
-            let dead = self.reader.lock().dead(id).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
+            let dead = self.readers.with(|r| r.dead(id)).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
             return match dead {
                 Some(waiting) => self.ask(|done| Job::Cancel(waiting, done)).map(|()| Changed::Yes),
                 None => self.not(fn_id, id),
@@ -230,7 +265,7 @@ impl Ledger {
     /// # Errors
     /// The database's, in words.
     pub fn run_again(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
-        let dead = self.reader.lock().dead(id).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
+        let dead = self.readers.with(|r| r.dead(id)).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
         let Some(waiting) = dead else { return self.not(fn_id, id) };
         let waiting = Waiting { due: Timestamp::now(), ..waiting };
         self.ask(|done| Job::Revive(waiting, done))?;
@@ -300,6 +335,12 @@ impl Shared {
         LEDGER.queued.set(i64::try_from(ready.len()).unwrap_or(i64::MAX));
         drop(ready);
         self.changed.notify_one();
+    }
+
+    /// A detached call is over: its end may be one to tell.
+    fn may_be_told(&self) {
+        self.desk.lock().news += 1;
+        self.told.notify_one();
     }
 
     fn over(&self, id: &Id) {

@@ -64,10 +64,51 @@ pub struct Record {
     pub ran_us: u64,
     pub request_bytes: u64,
     pub response_bytes: u64,
-    /// The container that ran it.
+    /// The container that ran it, or that should have and did not come up.
     pub container: Option<Id>,
     /// Why it is no success.
     pub error: Option<String>,
+    /// The trigger it came through.
+    pub trigger: Option<Id>,
+    pub phases: Phases,
+}
+
+/// Where a call's time went, in microseconds; 0 where there was no such phase.
+/// `start` and `boot`, of a container started for it, are part of its wait;
+/// the others make up its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Phases {
+    pub start_us: u64,
+    pub boot_us: u64,
+    pub thaw_us: u64,
+    pub dispatch_us: u64,
+    pub function_us: u64,
+}
+
+impl Record {
+    /// A detached call of which nothing has happened yet.
+    pub(super) fn of(accepted: &Accepted) -> Record {
+        Record {
+            id: accepted.id,
+            app_id: accepted.app_id,
+            fn_id: accepted.fn_id,
+            detached: true,
+            status: Status::Queued,
+            created: accepted.created,
+            started: None,
+            completed: None,
+            attempts: 0,
+            start: "",
+            waited_us: 0,
+            ran_us: 0,
+            request_bytes: accepted.body.len() as u64,
+            response_bytes: 0,
+            container: None,
+            error: None,
+            trigger: accepted.trigger,
+            phases: Phases::default(),
+        }
+    }
 }
 
 pub(super) fn start_name(origin: Origin) -> &'static str {
@@ -100,6 +141,9 @@ pub struct Accepted {
     pub body: Vec<u8>,
     /// Repeats with the same key are this call.
     pub key: Option<String>,
+    pub trigger: Option<Id>,
+    /// Told of its end.
+    pub callback: Option<String>,
 }
 
 /// The answer of a detached call, kept for a while.
@@ -110,6 +154,13 @@ pub struct Kept {
     pub body: Vec<u8>,
     /// The body was longer than what is kept.
     pub cut: bool,
+}
+
+impl Kept {
+    /// The fields as names and values.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        self.fields.lines().filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
 }
 
 /// How a run of a detached call ended.

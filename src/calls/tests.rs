@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::record::Phases;
 use super::*;
 use crate::config::Keep;
 
@@ -42,10 +43,16 @@ fn settings() -> CallsConfig {
         keep_per_function: 1000,
         keep_for: day,
         keep_answers: day,
+        keep_logs: true,
+        log_bytes_per_function: 100_000,
+        log_bytes: 250_000,
         max_queued: 100,
         max_body: 1000,
         workers: 1,
         attempts: 2,
+        callback_workers: 2,
+        callback_secret: Some("secret".to_owned()),
+        callback_private: true,
         share_percent: 50,
     }
 }
@@ -62,6 +69,8 @@ fn call(fn_id: Id, key: Option<&str>) -> Accepted {
         fields: b"A: b\r\n".to_vec(),
         body: b"body".to_vec(),
         key: key.map(str::to_owned),
+        trigger: None,
+        callback: None,
     }
 }
 
@@ -84,7 +93,7 @@ fn what_was_accepted_is_there_after_a_restart() {
         std::mem::forget(ledger);
     }
     let again = room.open();
-    assert_eq!(again.reader.lock().load(&accepted.id).expect("read"), Some(accepted.clone()));
+    assert_eq!(again.readers.with(|r| r.load(&accepted.id)).expect("read"), Some(accepted.clone()));
     let taken = again.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits");
     assert_eq!((taken.id, taken.fn_id, taken.attempts), (accepted.id, fn_id, 0));
     assert_eq!(again.record(&fn_id, &accepted.id).expect("read").expect("known").status, Status::Queued);
@@ -160,6 +169,8 @@ fn record(fn_id: Id, created: Timestamp) -> Record {
         response_bytes: 4,
         container: Some(Id::new()),
         error: Some("text".to_owned()),
+        trigger: Some(fn_id),
+        phases: Phases { start_us: 1, boot_us: 2, thaw_us: 3, dispatch_us: 4, function_us: 5 },
     }
 }
 
@@ -222,4 +233,90 @@ fn a_damaged_file_is_refused_by_name() {
     std::fs::write(room.path.join("calls.db"), vec![7; 8192]).expect("written");
     let error = Ledger::open(&room.path.join("calls.db"), settings(), Arc::new(|_| true)).expect_err("damaged");
     assert!(error.to_string().contains("calls.db"), "{error}");
+}
+
+fn log(fn_id: Id, call: Option<Id>, text: &str) -> Arc<crate::agent::Log> {
+    let now = Timestamp::now();
+    let text = text.to_owned();
+    Arc::new(crate::agent::Log {
+        app_id: fn_id,
+        fn_id,
+        container: Id::MIN,
+        call,
+        text,
+        lines_dropped: 0,
+        bytes_dropped: 0,
+        from: now,
+        to: now,
+        last: false,
+        done: Instant::now(),
+    })
+}
+
+/// By function, then of all; the oldest lines go first, whole ones.
+#[test]
+fn logs_on_disk_are_bounded_by_function_and_in_all() {
+    let (room, functions) = (Room::new(), [Id::new(), Id::new(), Id::new(), Id::new()]);
+    let ledger = room.open();
+    let sink = ledger.log_sink();
+    let small = Id::new();
+    sink.finished(&log(functions[3], Some(small), "small\n"));
+    for fn_id in &functions[..3] {
+        for n in 0..3 {
+            let call = Id::new();
+            sink.finished(&log(*fn_id, Some(call), &format!("{n:>999}\n").repeat(90)));
+            // One after the other: what waits for the writer is bounded too.
+            wait_until("the log", || ledger.printed(fn_id, &call).expect("read").1.is_some());
+        }
+    }
+    let held = |fn_id: &Id| ledger.printed_by_function(fn_id, usize::MAX).expect("read").iter().map(|p| p.text.len()).sum::<usize>();
+    let all: Vec<usize> = functions.iter().map(held).collect();
+    assert!(all.iter().all(|bytes| *bytes <= 100_000) && all.iter().sum::<usize>() <= 250_000, "{all:?}");
+    assert!(all[2] >= 30_000 && all[3] == 6, "the newest is there, the small one kept: {all:?}");
+    let text = &ledger.printed_by_function(&functions[2], usize::MAX).expect("read")[0].text;
+    assert!(text.lines().all(|line| line.len() == 999), "whole lines");
+    drop(ledger);
+    // Counted again by the next server; a function that is gone takes its logs along.
+    let mut settings = settings();
+    settings.log_bytes = 1_000;
+    let ledger = Ledger::open(&room.path.join("calls.db"), settings, Arc::new(move |id| *id != functions[3])).expect("opened");
+    ledger.log_sink().finished(&log(functions[0], None, "last\n"));
+    wait_until("the limits", || {
+        let held = |fn_id: &Id| ledger.printed_by_function(fn_id, usize::MAX).expect("read").iter().map(|p| p.text.len()).sum::<usize>();
+        functions.iter().map(held).sum::<usize>() <= 1_000 && held(&functions[3]) == 0
+    });
+}
+
+#[test]
+fn a_log_of_several_runs_is_one_and_a_failed_start_has_its_containers() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let (call, failed) = (Id::new(), Id::new());
+    let sink = ledger.log_sink();
+    [Some(call), None, Some(call)].iter().enumerate().for_each(|(n, call)| sink.finished(&log(fn_id, *call, &format!("{n}\n"))));
+    ledger.note(Record { id: failed, status: Status::Error, start: "", container: Some(Id::MIN), ..record(fn_id, Timestamp::now()) });
+    wait_until("the record", || ledger.record(&fn_id, &failed).expect("read").is_some());
+    let text = |id: &Id| ledger.printed(&fn_id, id).expect("read").1.map(|p| p.text);
+    wait_until("the logs", || text(&call).is_some());
+    assert_eq!((text(&call).as_deref(), text(&failed).as_deref(), text(&Id::new())), (Some("0\n2\n"), Some("1\n"), None));
+    let all: String = ledger.printed_by_function(&fn_id, 1000).expect("read").iter().map(Printed::of_function).collect();
+    assert_eq!(all, format!("{call} 0\n- 1\n{call} 2\n"));
+}
+
+/// A file of version 1 is taken over as it is.
+#[test]
+fn an_older_file_is_brought_up_to_date() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let id = room.open().accept(call(fn_id, None)).expect("accepted");
+    let old = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+    old.execute_batch("DROP TABLE logs").expect("dropped");
+    for column in ["trigger_id", "start_us", "boot_us", "thaw_us", "dispatch_us", "function_us"] {
+        old.execute_batch(&format!("ALTER TABLE calls DROP COLUMN {column}")).expect("dropped");
+    }
+    old.execute_batch("ALTER TABLE queue DROP COLUMN trigger_id; ALTER TABLE queue DROP COLUMN callback; DROP TABLE callbacks; PRAGMA user_version = 1")
+        .expect("dropped");
+    drop(old);
+    let ledger = room.open();
+    assert_eq!(ledger.record(&fn_id, &id).expect("read").map(|r| r.status), Some(Status::Queued));
+    assert_eq!(ledger.shared.ready.lock().len(), 1);
 }

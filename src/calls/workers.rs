@@ -107,7 +107,7 @@ impl Worker {
     }
 
     fn run(&self, mut waiting: Waiting, spec: Option<Arc<FnSpec>>) {
-        let loaded = self.ledger.reader.lock().load(&waiting.id);
+        let loaded = self.ledger.readers.with(|r| r.load(&waiting.id));
         let accepted = match loaded {
             Ok(Some(accepted)) => accepted,
             Ok(None) => {
@@ -137,8 +137,8 @@ impl Worker {
 
     fn submit(&self, waiting: Waiting, accepted: Accepted, spec: Arc<FnSpec>) {
         let attempts = self.attempts(&spec);
-        let Accepted { id, created, fields, body, .. } = accepted;
-        let call = Call { id, spec, fields, body: Body::Memory(body), accepted: Instant::now() };
+        let Accepted { id, created, fields, body, trigger, .. } = accepted;
+        let call = Call { id, spec, fields, body: Body::Memory(body), accepted: Instant::now(), trigger };
         let mut keeper = Keeper::default();
         let submitted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.submit(&call, &mut keeper)));
         let result = submitted.unwrap_or_else(|_| Err(CallError::Internal("a panic".to_owned())));
@@ -189,24 +189,7 @@ fn not_begun(error: &CallError) -> bool {
 }
 
 fn ended_record(accepted: &Accepted, waiting: &Waiting, status: Status, why: &str) -> Record {
-    Record {
-        id: accepted.id,
-        app_id: accepted.app_id,
-        fn_id: accepted.fn_id,
-        detached: true,
-        status,
-        created: accepted.created,
-        started: None,
-        completed: Some(Timestamp::now()),
-        attempts: waiting.attempts,
-        start: "",
-        waited_us: 0,
-        ran_us: 0,
-        request_bytes: accepted.body.len() as u64,
-        response_bytes: 0,
-        container: None,
-        error: Some(why.to_owned()),
-    }
+    Record { status, completed: Some(Timestamp::now()), attempts: waiting.attempts, error: Some(why.to_owned()), ..Record::of(accepted) }
 }
 
 /// Nobody listens: the answer is kept instead.

@@ -1,13 +1,16 @@
 //! The one thread that writes calls down. Whatever has gathered goes in one
 //! transaction: that is what makes a durable call cheap.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 
 use super::Shared;
 use super::database::{Changes, Database, Waiting};
+use super::logbook::Usage;
 use super::record::{Accepted, Ended, Record};
+use crate::agent::Log;
 use crate::metrics::LEDGER;
 use crate::model::{Id, Timestamp};
 
@@ -35,6 +38,12 @@ pub(super) enum Job {
     Ended(Box<Ended>),
     Cancel(Waiting, Done<()>),
     Revive(Waiting, Done<()>),
+    /// A callback was made, or is to be tried again at a time.
+    Told {
+        id: Id,
+        again: Option<(Timestamp, u32)>,
+        done: Done<()>,
+    },
 }
 
 /// The writer's life: until the senders are gone, and everything is written.
@@ -42,6 +51,7 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Job>,
     let mut records_due: Option<Instant> = None;
     let mut tidy_due = Instant::now() + Duration::from_secs(1);
     let mut unsettled: Vec<Job> = Vec::new();
+    let mut usage = usage_of(&database);
     loop {
         let mut wake = records_due.map_or(tidy_due, |at| at.min(tidy_due));
         if !unsettled.is_empty() {
@@ -58,14 +68,14 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Job>,
             recv(crossbeam_channel::at(wake)) -> _ => {}
         }
         batch.extend(jobs.try_iter().take(BATCH));
-        let records = if ended || records_due.is_some_and(|at| Instant::now() >= at) || !batch.is_empty() {
+        let gathered = if ended || records_due.is_some_and(|at| Instant::now() >= at) || !batch.is_empty() {
             records_due = None;
-            std::mem::take(&mut *shared.ring.lock())
+            Gathered { records: std::mem::take(&mut *shared.ring.lock()), logs: shared.take_logs() }
         } else {
-            Vec::new()
+            Gathered::default()
         };
-        if !batch.is_empty() || !records.is_empty() {
-            unsettled = write(shared, &mut database, batch, &records);
+        if !batch.is_empty() || !gathered.is_empty() {
+            unsettled = write(shared, &mut database, batch, &gathered, &mut usage);
         }
         if ended {
             if !unsettled.is_empty() {
@@ -74,14 +84,38 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Job>,
             return;
         }
         if Instant::now() >= tidy_due {
-            let more = tidy(shared, &mut database);
+            let more = tidy(shared, &mut database, &mut usage);
             tidy_due = Instant::now() + if more { GATHER } else { TIDY };
         }
     }
 }
 
+/// What came without a wish to be told of its end.
+#[derive(Default)]
+struct Gathered {
+    records: Vec<Record>,
+    logs: Vec<Arc<Log>>,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.logs.is_empty()
+    }
+}
+
+/// What is on disk of logs; nothing, if even that cannot be read: it is looked
+/// at again after the next failure.
+fn usage_of(database: &Database) -> Usage {
+    database.log_usage().unwrap_or_else(|error| {
+        log::error!("{error}");
+        Usage::default()
+    })
+}
+
 /// One transaction. Returns what must be tried again.
-fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, records: &[Record]) -> Vec<Job> {
+fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &Gathered, usage: &mut Usage) -> Vec<Job> {
+    let Gathered { records, logs } = gathered;
+    let limits = &shared.settings;
     let now = Timestamp::now();
     let durable = !batch.is_empty();
     let mut same = Vec::with_capacity(batch.len());
@@ -89,7 +123,8 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, records: &[R
         for job in &batch {
             same.push(apply(changes, job, now)?);
         }
-        records.iter().try_for_each(|record| changes.put(record))
+        records.iter().try_for_each(|record| changes.put(record))?;
+        logs.iter().try_for_each(|log| changes.put_log(log, usage, limits.log_bytes_per_function, limits.log_bytes))
     });
     match committed {
         Ok(()) => {
@@ -99,8 +134,10 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, records: &[R
             Vec::new()
         }
         Err(error) => {
-            log::error!("{error}; {} records are lost, detached calls are refused or tried again", records.len());
+            log::error!("{error}; {} records and {} logs are lost, detached calls are refused or tried again", records.len(), logs.len());
             LEDGER.records_dropped.add(records.len() as u64);
+            LEDGER.logs_dropped.add(logs.len() as u64);
+            *usage = usage_of(database);
             let text = error.to_string();
             batch.into_iter().filter_map(|job| refuse(job, &text)).collect()
         }
@@ -122,6 +159,7 @@ fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<O
         Job::Ended(ended) => changes.ended(ended, now)?,
         Job::Cancel(waiting, _) => changes.cancel(waiting, now)?,
         Job::Revive(waiting, _) => changes.revive(waiting, now)?,
+        Job::Told { id, again, .. } => changes.told(id, *again)?,
     }
     Ok(None)
 }
@@ -135,11 +173,14 @@ fn settle(shared: &Shared, job: Job, same: Option<Id>) {
             }
             let _ = done.send(Ok(same.unwrap_or(call.id)));
         }
-        Job::Begin(_, done) | Job::Cancel(_, done) => {
+        Job::Begin(_, done) | Job::Cancel(_, done) | Job::Told { done, .. } => {
             let _ = done.send(Ok(()));
         }
         Job::Ended(ended) => match *ended {
-            Ended::Done { record, .. } => shared.over(&record.id),
+            Ended::Done { record, .. } => {
+                shared.over(&record.id);
+                shared.may_be_told();
+            }
             Ended::Again { waiting, .. } => shared.put(waiting),
         },
         Job::Revive(waiting, done) => {
@@ -155,7 +196,7 @@ fn refuse(job: Job, text: &str) -> Option<Job> {
             let _ = done.send(Err(text.to_owned()));
             None
         }
-        Job::Begin(_, done) | Job::Cancel(_, done) | Job::Revive(_, done) => {
+        Job::Begin(_, done) | Job::Cancel(_, done) | Job::Revive(_, done) | Job::Told { done, .. } => {
             let _ = done.send(Err(text.to_owned()));
             None
         }
@@ -164,7 +205,7 @@ fn refuse(job: Job, text: &str) -> Option<Job> {
 }
 
 /// Forgets what is too old or too much. Whether more is left to forget.
-fn tidy(shared: &Shared, database: &mut Database) -> bool {
+fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
     let now = Timestamp::now();
     let limits = &shared.settings;
     let age = |age: Duration| Timestamp(now.0 - i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2));
@@ -184,10 +225,13 @@ fn tidy(shared: &Shared, database: &mut Database) -> bool {
                 changes.forget_function(fn_id)?;
             }
         }
+        more |= changes.forget_logs(age(limits.keep_for), usage, FORGET)?;
+        changes.forget_logs_of_gone(usage, &*shared.exists)?;
         changes.forget_answers(age(limits.keep_answers), age(limits.keep_for)).map(|_| ())
     });
     if let Err(error) = result {
         log::error!("old calls could not be forgotten: {error}");
+        *usage = usage_of(database);
         return false;
     }
     more

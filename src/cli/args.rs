@@ -34,6 +34,8 @@ pub(super) enum Command {
     /// Calls that were written down, and detached calls
     #[command(subcommand, visible_alias = "call")]
     Calls(Calls),
+    /// What functions print, by call
+    Logs(Logs),
     /// Call a function: standard input in, its answer out
     Invoke(Invoke),
     /// Build a function's folder and make the server run it
@@ -170,9 +172,15 @@ pub(super) enum Calls {
         /// Only those in this state: queued, running, success, timeout, error, cancelled
         #[arg(long)]
         status: Option<String>,
-        /// How many, at most 100
+        /// Only those made after this, in seconds since 1970
+        #[arg(long, value_name = "SECONDS")]
+        from: Option<u64>,
+        /// Only those made before this, in seconds since 1970
+        #[arg(long, value_name = "SECONDS")]
+        to: Option<u64>,
+        /// How many
         #[arg(long, short = 'n', default_value_t = 30)]
-        last: u32,
+        last: usize,
     },
     /// One call
     Inspect { app: String, function: String, call: String },
@@ -182,6 +190,17 @@ pub(super) enum Calls {
     Cancel { app: String, function: String, call: String },
     /// A detached call that failed for good is to run again
     Again { app: String, function: String, call: String },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Logs {
+    /// Go on with what is printed from now on
+    #[arg(long, short)]
+    pub(super) follow: bool,
+    pub(super) app: String,
+    /// A function's name, for all its containers print; or a call's id
+    #[arg(value_name = "FN|CALL")]
+    pub(super) what: String,
 }
 
 #[derive(Debug, Args)]

@@ -18,13 +18,13 @@ pub(super) fn calls(server: &Server, command: &Calls, json: bool) -> Result<Outp
         Ok(format!("/v2/fns/{}/calls", encode(id(&found))))
     };
     match command {
-        Calls::List { app, function, status, last } => {
-            let mut query = format!("{}?per_page={}", path(app, function)?, last.clamp(&1, &100));
-            if let Some(status) = status {
-                query += &format!("&status={}", encode(status));
+        Calls::List { app, function, status, from, to, last } => {
+            let mut query = format!("{}?", path(app, function)?);
+            let wanted = [("status", status.clone()), ("from_time", from.map(|s| s.to_string())), ("to_time", to.map(|s| s.to_string()))];
+            for (name, value) in wanted.iter().filter_map(|(name, value)| value.as_ref().map(|value| (name, value))) {
+                query += &format!("{name}={}&", encode(value));
             }
-            let page = server.get(&query)?;
-            let items = page["items"].as_array().cloned().unwrap_or_default();
+            let items = server.list_up_to(query.trim_end_matches(['?', '&']), *last)?;
             Ok(list(&items, json, &["ID", "STATUS", "CREATED", "START", "WAITED", "RAN", "ERROR"], |call| {
                 let ms = |name: &str| format!("{:.1} ms", call[name].as_f64().unwrap_or_default());
                 let words = ["id", "status", "created_at", "start"].map(|name| text(call, name).to_owned());

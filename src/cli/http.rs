@@ -96,6 +96,24 @@ impl Server {
         }
     }
 
+    /// A text, as it comes: nothing bounds how long. `None`: there is none.
+    pub(super) fn text(&self, path: &str) -> Result<Option<Response<Body>>, CliError> {
+        let mut builder = Request::builder().method("GET").uri(format!("{}{path}", self.base)).header("Accept", "text/plain");
+        if let Some(token) = &self.token {
+            builder = builder.header("Authorization", format!("Bearer {token}"));
+        }
+        let request = builder.body(()).map_err(|e| CliError::Strange { server: self.base.clone(), what: e.to_string() })?;
+        let mut response = self.agent.run(self.agent.configure_request(request).timeout_recv_response(Some(MANAGE)).build()).map_err(|e| self.failed(&e))?;
+        match response.status().as_u16() {
+            200 => Ok(Some(response)),
+            404 => Ok(None),
+            status => {
+                let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|e| self.failed(&e))?;
+                Err(CliError::Refused { what: format!("GET {path}"), status, message: message(&text, status) })
+            }
+        }
+    }
+
     /// Calls a function.
     pub(super) fn call(&self, fn_id: &str, headers: &[(String, String)], body: impl AsSendBody) -> Result<Response<Body>, CliError> {
         let mut builder = Request::builder().method("POST").uri(format!("{}/invoke/{fn_id}", self.base));
@@ -111,17 +129,23 @@ impl Server {
 
     /// All items of a list, over its pages. `path` may have a query.
     pub(super) fn list(&self, path: &str) -> Result<Vec<Value>, CliError> {
+        self.list_up_to(path, usize::MAX)
+    }
+
+    /// The first `most` items of a list, over its pages.
+    pub(super) fn list_up_to(&self, path: &str, most: usize) -> Result<Vec<Value>, CliError> {
         let mut items = Vec::new();
         let mut cursor = String::new();
         let joint = if path.contains('?') { '&' } else { '?' };
         for _ in 0..MAX_PAGES {
-            let mut page = self.get(&format!("{path}{joint}per_page=100{cursor}"))?;
+            let per_page = most.saturating_sub(items.len()).clamp(1, 100);
+            let mut page = self.get(&format!("{path}{joint}per_page={per_page}{cursor}"))?;
             let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) else {
                 return Err(CliError::Strange { server: self.base.clone(), what: "a list without items".to_owned() });
             };
             items.extend(found);
             match page["next_cursor"].as_str() {
-                Some(next) if !next.is_empty() => cursor = format!("&cursor={}", encode(next)),
+                Some(next) if !next.is_empty() && items.len() < most => cursor = format!("&cursor={}", encode(next)),
                 _ => return Ok(items),
             }
         }

@@ -21,6 +21,7 @@ mod ignore;
 pub mod image;
 mod images;
 mod invoke;
+mod logs;
 mod resources;
 mod table;
 mod yaml;
@@ -103,6 +104,7 @@ fn run(cli: &Cli) -> Result<Output, CliError> {
         Command::Fns(command) => resources::fns(&server()?, command, cli.json),
         Command::Triggers(command) => resources::triggers(&server()?, command, cli.json),
         Command::Calls(command) => calls::calls(&server()?, command, cli.json),
+        Command::Logs(what) => logs::logs(&server()?, what),
         Command::Invoke(what) => invoke::invoke(&server()?, what),
         Command::Deploy(what) => deploy::deploy(&server()?, what, cli.json),
         Command::Image(command) => images::images(command, cli.json),

@@ -19,6 +19,11 @@ pub struct CallsConfig {
     pub keep_per_function: u64,
     pub keep_for: Duration,
     pub keep_answers: Duration,
+    /// What functions print is written down.
+    pub keep_logs: bool,
+    /// Bytes of logs on disk: of one function, of all.
+    pub log_bytes_per_function: u64,
+    pub log_bytes: u64,
     /// Detached calls waiting or running at the same time.
     pub max_queued: usize,
     /// Bytes of a detached call's body.
@@ -26,6 +31,12 @@ pub struct CallsConfig {
     /// Runs of a detached call at the same time; 0 = none are accepted.
     pub workers: usize,
     pub attempts: u32,
+    /// Callbacks under way at the same time; 0 = none are accepted.
+    pub callback_workers: usize,
+    /// Signs callbacks.
+    pub callback_secret: Option<String>,
+    /// Callbacks may go to addresses that are not public.
+    pub callback_private: bool,
     /// Share of the node's memory that detached calls may use, percent.
     pub share_percent: u64,
 }
@@ -42,10 +53,16 @@ impl Raw {
             keep_per_function: self.count("HOB_CALLS_PER_FN"),
             keep_for: Duration::from_secs(self.count("HOB_CALLS_MAX_AGE_SECS")),
             keep_answers: Duration::from_secs(self.count("HOB_ANSWERS_MAX_AGE_SECS")),
+            keep_logs: self.switch("HOB_CALL_LOGS"),
+            log_bytes_per_function: self.count("HOB_LOG_BYTES_PER_FN"),
+            log_bytes: self.count("HOB_LOG_BYTES"),
             max_queued: self.size("HOB_DETACHED_MAX_QUEUED"),
             max_body: self.count("HOB_DETACHED_MAX_BODY"),
             workers: self.size("HOB_DETACHED_WORKERS").min(256),
             attempts: u32::try_from(self.count("HOB_DETACHED_ATTEMPTS")).unwrap_or(u32::MAX),
+            callback_workers: self.size("HOB_CALLBACK_WORKERS").min(64),
+            callback_secret: self.optional("HOB_CALLBACK_SECRET"),
+            callback_private: self.switch("HOB_CALLBACK_PRIVATE"),
             share_percent: self.count("HOB_DETACHED_SHARE_PERCENT").min(100),
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::answer::{ClientSide, Door, Outcome};
 use super::body::{BodyError, BodyLimits, Source, consume};
 use super::cors::Cors;
+use super::follow;
 use super::forward::Forwarder;
 use super::poll::{Parking, Poller};
 use super::receipt::Receipt;
@@ -265,14 +266,18 @@ fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Sc
         }
         Action::Preflight => bare(shared, &mut reply, &mut source, framing, 200),
         Action::ForeignOrigin => bare(shared, &mut reply, &mut source, framing, 403),
-        Action::Call { door, method, spec, fields, detached, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
+        Action::Call { door, method, spec, fields, detached, trigger, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
             Some(body) => {
-                let asked = Call { id: Id::new(), spec, fields, body, accepted };
+                let asked = Call { id: Id::new(), spec, fields, body, accepted, trigger };
                 match detached {
                     Some(how) => detach(shared, &mut reply, &how, (door, method), asked),
                     None => call(shared, conn, reply, (door, method), timed, asked),
                 }
             }
+            None => false,
+        },
+        Action::Follow(asked) => match take_body(shared, &mut reply, &mut source, framing, expects) {
+            Some(_) => follow::answer(shared, &mut reply, asked),
             None => false,
         },
         Action::Forward(head) => match take_body(shared, &mut reply, &mut source, framing, expects) {

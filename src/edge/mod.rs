@@ -5,8 +5,9 @@
 //! limit and deadline on them, the translation between HTTP and a `Call`.
 //! Called by: `server` (start, drain, stop). Blocks on: `edge-poll` on its
 //! epoll; `edge-N` on its client's socket, always with a deadline and the
-//! stop, and inside `Calls::submit`. Does not: know containers or slots, read
-//! the store but through `Directory`, answer management requests itself.
+//! stop, inside `Calls::submit`, and on a live tail. Does not: know containers or
+//! slots, read the store but through `Directory`, answer management requests
+//! itself but for live tails of logs.
 //!
 //! ```text
 //!            accept             readable              request
@@ -27,6 +28,7 @@ mod body;
 mod conn;
 mod cors;
 mod fields;
+mod follow;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -53,7 +55,7 @@ use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
 
 use crate::call::{Call, CallError, Caller, DetachError, Detached};
-use crate::calls::Front;
+use crate::calls::{Follow, FollowError, Front};
 use crate::config::Config;
 use crate::model::{FnSpec, Id};
 use crate::pool::{Full, SpawnError, Stop, Thread, Workers, WorkersConfig, spawn};
@@ -90,6 +92,12 @@ pub trait Calls: Send + Sync {
     /// # Errors
     /// See [`DetachError`].
     fn detach(&self, call: Call, how: &Detached) -> Result<Id, DetachError>;
+
+    /// See [`Front::follow`].
+    ///
+    /// # Errors
+    /// See [`FollowError`].
+    fn follow(&self, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError>;
 }
 
 /// Finds functions; `Store` in the server.
@@ -108,6 +116,7 @@ pub trait Directory: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Route {
     pub spec: Arc<FnSpec>,
+    pub trigger: Id,
     /// Its calls are detached (annotation `hob/invoke-type`).
     pub detached: bool,
 }
@@ -128,6 +137,10 @@ impl Calls for Front {
     fn detach(&self, call: Call, how: &Detached) -> Result<Id, DetachError> {
         Front::detach(self, call, how)
     }
+
+    fn follow(&self, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError> {
+        Front::follow(self, fn_id, call)
+    }
 }
 
 impl Directory for Store {
@@ -139,7 +152,7 @@ impl Directory for Store {
     fn trigger(&self, app: &str, source: &str) -> Result<Route, Miss> {
         let snapshot = self.snapshot();
         match snapshot.trigger(app, source) {
-            Some((trigger, target)) => Ok(Route { spec: Arc::clone(&target.spec), detached: trigger.is_detached() }),
+            Some((trigger, target)) => Ok(Route { spec: Arc::clone(&target.spec), trigger: trigger.id, detached: trigger.is_detached() }),
             None if snapshot.app_by_name(app).is_none() => Err(Miss::App),
             None => Err(Miss::Trigger),
         }

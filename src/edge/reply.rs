@@ -123,6 +123,14 @@ impl Reply<'_> {
         Long { body, head_waits: true }
     }
 
+    /// Sends the head of a long answer now.
+    pub(super) fn flush(&mut self, long: &mut Long) -> Result<(), ClientGone> {
+        if !std::mem::take(&mut long.head_waits) {
+            return Ok(());
+        }
+        self.sock.send_all([self.out, &[], &[]], self.stop, self.patience)
+    }
+
     /// More of a long answer. `Err` also when it gives more than it announced.
     pub(super) fn data(&mut self, long: &mut Long, bytes: &[u8]) -> Result<(), ClientGone> {
         if bytes.is_empty() {

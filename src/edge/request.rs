@@ -10,8 +10,9 @@ use super::fields::invoke_fields;
 use super::forward::ForwardHead;
 use super::route::{Route, Target, decode, route};
 use super::triggers::request_fields;
-use super::{Directory, Miss, token};
+use super::{Directory, Miss, follow, token};
 use crate::call::Detached;
+use crate::calls::check_url;
 use crate::http1::{BodyFraming, Field, HeadError, RequestHead, fields, keep_alive, request_framing};
 use crate::metrics;
 use crate::model::{FnSpec, Id};
@@ -47,10 +48,14 @@ pub(super) enum Action {
         fields: Vec<u8>,
         /// It is to run later.
         detached: Option<Box<Detached>>,
+        /// It came through this trigger.
+        trigger: Option<Id>,
         /// `Fn-Timing: 1`: the answer is to say where its time went.
         timed: bool,
     },
     Forward(ForwardHead),
+    /// A live tail of a log.
+    Follow(follow::Asked),
     /// Known without the body.
     Answer(Answer),
     /// A management request without the right token.
@@ -87,7 +92,9 @@ impl Request {
             _ if verdict != Verdict::Silent && cors::is_preflight(head) => Action::Preflight,
             Route::Invoke(id) => invoke(head, &id, directory),
             Route::Trigger { app, source } => trigger(head, target, host, (&app, &source), directory),
-            Route::Forward { open } if open || token::allows(api_token, &head.fields) => Action::Forward(ForwardHead::new(head, target, host)),
+            Route::Forward { open } if open || token::allows(api_token, &head.fields) => {
+                follow::asked(head.method, &path, target, directory).unwrap_or_else(|| Action::Forward(ForwardHead::new(head, target, host)))
+            }
             Route::Forward { .. } => Action::Unauthorized,
             Route::NotFound => not(404, "Path not found"),
             Route::MethodNotAllowed => not(405, "Method not allowed"),
@@ -111,7 +118,7 @@ fn invoke(head: &RequestHead<'_>, id: &str, directory: &dyn Directory) -> Action
         Ok(spec) => {
             let mut fields = Vec::with_capacity(head.len);
             invoke_fields(&head.fields, &mut fields);
-            call(head, Door::Invoke, spec, fields, false)
+            call(head, Door::Invoke, spec, fields, None)
         }
         Err(miss) => Action::Answer(missed(miss)),
     }
@@ -123,15 +130,17 @@ fn trigger(head: &RequestHead<'_>, target: Target<'_>, host: &str, (app, source)
             let mut fields = Vec::with_capacity(head.len + 256);
             let url: &[&str] = if target.authority.is_some() { &[head.target] } else { &["http://", host, target.path_and_query] };
             request_fields(head.method, url, &head.fields, &mut fields);
-            call(head, Door::Trigger, found.spec, fields, found.detached)
+            call(head, Door::Trigger, Arc::clone(&found.spec), fields, Some(&found))
         }
         Err(miss) => Action::Answer(missed(miss)),
     }
 }
 
-fn call(head: &RequestHead<'_>, door: Door, spec: Arc<FnSpec>, fields: Vec<u8>, always_detached: bool) -> Action {
-    match detached(head, always_detached) {
-        Ok(detached) => Action::Call { door, method: metrics::method(head.method), spec, fields, detached, timed: timed(head) },
+fn call(head: &RequestHead<'_>, door: Door, spec: Arc<FnSpec>, fields: Vec<u8>, through: Option<&super::Route>) -> Action {
+    match detached(head, through.is_some_and(|found| found.detached)) {
+        Ok(detached) => {
+            Action::Call { door, method: metrics::method(head.method), spec, fields, detached, trigger: through.map(|found| found.trigger), timed: timed(head) }
+        }
         Err(what) => Action::Answer(Answer::new(400, what)),
     }
 }
@@ -151,14 +160,16 @@ fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
         return Err("Bad request: Idempotency-Key must have 1 to 255 characters");
     }
-    Ok(Some(Box::new(Detached { priority: u8::try_from(priority).unwrap_or(0), delay: Duration::from_secs(delay), key })))
+    let callback = text("hob-callback").map(str::to_owned);
+    callback.as_deref().map_or(Ok(()), check_url)?;
+    Ok(Some(Box::new(Detached { priority: u8::try_from(priority).unwrap_or(0), delay: Duration::from_secs(delay), key, callback })))
 }
 
 fn timed(head: &RequestHead<'_>) -> bool {
     fields::find(&head.fields, "fn-timing").is_some_and(|field| field.value == b"1")
 }
 
-fn missed(miss: Miss) -> Answer {
+pub(super) fn missed(miss: Miss) -> Answer {
     Answer::new(
         404,
         match miss {

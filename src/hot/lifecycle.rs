@@ -129,8 +129,8 @@ fn boot(
     let until = Instant::now() + start_timeout;
     let socket = await_socket(shared, &folder, &watch, pulse, boot_word, until, start_timeout).and_then(|()| {
         FunctionSocket::open(&folder, until, &shared.boot_stop).map_err(|e| match pulse.exit() {
-            Some(exit) => LaunchError::Exited { exit: pulse.ended_with(exit) },
-            None => LaunchError::BadSocket { text: e.to_string() },
+            Some(exit) => LaunchError::Exited { exit: pulse.ended_with(exit), container: id },
+            None => LaunchError::BadSocket { text: e.to_string(), container: id },
         })
     });
     drop(watch);
@@ -167,7 +167,7 @@ fn await_socket(
             return Err(LaunchError::CalledOff { why: "the server is shutting down" });
         }
         if Instant::now() >= until {
-            return Err(LaunchError::NoSocket { limit });
+            return Err(LaunchError::NoSocket { limit, container: pulse.id });
         }
         // Short rounds only so that a shutdown is seen: nothing signals it on a channel.
         let round = until.min(Instant::now() + Duration::from_millis(100));
@@ -177,7 +177,7 @@ fn await_socket(
                 return Ok(());
             },
             recv(boot_word) -> word => return Err(match word {
-                Ok(Boot::Exit(exit)) => LaunchError::Exited { exit: pulse.ended_with(exit) },
+                Ok(Boot::Exit(exit)) => LaunchError::Exited { exit: pulse.ended_with(exit), container: pulse.id },
                 Ok(Boot::CalledOff) => LaunchError::CalledOff { why: "its callers have left and another function needs the room" },
                 Err(_) => LaunchError::CalledOff { why: "nobody can tell of its end" },
             }),

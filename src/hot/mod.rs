@@ -42,7 +42,7 @@ use crate::uds::iofs::Iofs;
 use crate::uds::listener::Watcher;
 
 pub use lease::Lease;
-pub use logs::{Line, Log, LogOptions, LogSink, Logs, LogsError};
+pub use logs::{Line, Log, LogOptions, LogSink, Logs, LogsError, Tail, Word};
 pub use state::State;
 
 use queue::{Entry, SlotQueue};

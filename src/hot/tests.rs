@@ -400,7 +400,7 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
                     round.wait();
                     let body = format!("caller {caller}, call {n}").into_bytes();
                     let spec = functions[caller % functions.len()].clone();
-                    let call = Call { id: Id::new(), spec, fields: Vec::new(), body: Body::Memory(body.clone()), accepted: Instant::now() };
+                    let call = Call { id: Id::new(), spec, fields: Vec::new(), body: Body::Memory(body.clone()), accepted: Instant::now(), trigger: None };
                     let mut client = Client::default();
                     let result = agent.submit(&call, &mut client);
                     match result {

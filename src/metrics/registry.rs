@@ -55,6 +55,9 @@ pub fn render(rows: &[ContainerRow]) -> String {
     value(&mut out, "hob_detached_retried_total", "counter", "runs of detached calls that are repeated", LEDGER.retried.get());
     value(&mut out, "hob_detached_dead_total", "counter", "detached calls that failed for good", LEDGER.dead.get());
     value(&mut out, "hob_call_records_dropped_total", "counter", "records of calls that were not written down", LEDGER.records_dropped.get());
+    value(&mut out, "hob_call_logs_dropped_total", "counter", "logs of calls that were not written down", LEDGER.logs_dropped.get());
+    value(&mut out, "hob_callbacks_total", "counter", "callbacks that were taken", LEDGER.callbacks.get());
+    value(&mut out, "hob_callbacks_lost_total", "counter", "callbacks that were given up", LEDGER.callbacks_lost.get());
     containers::render(&mut out, rows);
     pulls(&mut out);
     edge(&mut out);

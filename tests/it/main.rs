@@ -11,6 +11,7 @@
 mod harness;
 
 mod api;
+mod call_logs;
 mod clients;
 mod containers;
 mod crowd;

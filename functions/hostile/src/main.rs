@@ -35,8 +35,9 @@
 //! | `close-mid-body` | closes while the request body still arrives |
 //! | `exit:N`, `abort` | the process ends |
 //! | `oom`, `fork-bomb`, `fd-hog` | takes all it can get, then answers `ok` with the count |
-//! | `flood` | a megabyte on both outputs, then answers |
+//! | `flood:N` | N megabytes (1) on both outputs, then answers |
 //! | `say:N` | prints N lines on each output, then answers |
+//! | `say-never` | prints a line, says nothing |
 //! | `say-late:MS` | answers, then MS later prints a line |
 //! | `say-exit:N` | prints a line and ends with N |
 //! | `say-odd` | prints control characters, bytes that are no text and a very long line |
@@ -82,6 +83,10 @@ fn start(verb: &str, number: u64, argument: &str, path: &Path) -> std::io::Resul
     let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
     match verb {
         "never-listens" => forever(),
+        "says-exits" => {
+            eprintln!("cannot start");
+            std::process::exit(i32::try_from(number).unwrap_or(1))
+        }
         "exits" => std::process::exit(if argument.is_empty() { 1 } else { i32::try_from(number).unwrap_or(1) }),
         "oom" => {
             eat_memory();
@@ -121,7 +126,7 @@ fn start(verb: &str, number: u64, argument: &str, path: &Path) -> std::io::Resul
             forever()
         }
         "prints" => {
-            flood(1 << 20);
+            (0..number.max(1)).for_each(|_| flood(1 << 20));
             fdk::publish(path)
         }
         _ => fdk::publish(path),
@@ -257,6 +262,10 @@ fn answer(stream: &mut UnixStream, asked: &Asked) -> std::io::Result<bool> {
         ),
         "close" => return Ok(false),
         "never" => forever(),
+        "say-never" => {
+            println!("waits for ever in {id}");
+            forever()
+        }
         "exit" => std::process::exit(i32::try_from(number).unwrap_or(1)),
         "abort" => std::process::abort(),
         "endless-head" => loop {

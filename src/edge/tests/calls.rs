@@ -81,7 +81,12 @@ fn every_failure_has_its_status_text_and_id() {
         ("timeout", || CallError::Timeout { limit: Duration::from_secs(3) }, 504, "Timed out"),
         (
             "launch",
-            || CallError::Launch(Arc::new(LaunchError::Exited { exit: Ended { exit: Exit { code: 1, oom_killed: false }, memory_mib: 64 } })),
+            || {
+                CallError::Launch(Arc::new(LaunchError::Exited {
+                    exit: Ended { exit: Exit { code: 1, oom_killed: false }, memory_mib: 64 },
+                    container: crate::model::Id::MIN,
+                }))
+            },
             502,
             "Container failed to initialize",
         ),

@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Calls, Directory, Edge, Miss, Route};
 use crate::call::{AnswerHead, Body, Call, CallError, Caller, DetachError, Detached};
+use crate::calls::{Follow, FollowError};
 use crate::config::{Config, Raw};
 use crate::model::{FnSpec, Id, SlotKey};
 
@@ -74,6 +75,10 @@ impl Calls for Stand {
             }
         }
     }
+
+    fn follow(&self, _fn_id: Id, _call: Option<Id>) -> Result<Follow, FollowError> {
+        Err(FollowError::Unknown)
+    }
 }
 
 impl Directory for Stand {
@@ -85,7 +90,10 @@ impl Directory for Stand {
         if app != "app" {
             return Err(Miss::App);
         }
-        self.functions.get(source.strip_prefix('/').unwrap_or("?")).map(|spec| Route { spec: spec.clone(), detached: false }).ok_or(Miss::Trigger)
+        self.functions
+            .get(source.strip_prefix('/').unwrap_or("?"))
+            .map(|spec| Route { spec: spec.clone(), trigger: Id::MIN, detached: false })
+            .ok_or(Miss::Trigger)
     }
 }
 

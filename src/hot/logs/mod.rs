@@ -6,17 +6,20 @@
 //! pays for it with a few stores ([`turn`]); everything else happens here.
 
 mod ring;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod text;
 mod thread;
 mod turn;
 
+use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -26,9 +29,10 @@ use crate::model::{FnSpec, Id};
 use crate::pool::{SpawnError, Thread, spawn};
 
 pub use ring::Log;
+pub use tail::{Tail, Word};
 pub(super) use turn::Turn;
 
-use ring::Kept;
+use tail::Ear;
 
 /// What is kept of a function's output.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +56,8 @@ pub struct Line<'a> {
     pub text: &'a str,
 }
 
-/// Where output goes besides memory: a store, a live tail. Called by the log
-/// thread, which reads nothing meanwhile: must return at once.
+/// Where output goes: a store. Called by the log thread, which reads nothing
+/// meanwhile: must return at once.
 pub trait LogSink: Send + Sync {
     fn line(&self, _line: &Line<'_>) {}
 
@@ -92,8 +96,10 @@ struct Shared {
     bell: OwnedFd,
     told: Mutex<Vec<Told>>,
     stop: AtomicBool,
-    kept: Mutex<Kept>,
     sink: RwLock<Option<Arc<dyn LogSink>>>,
+    /// Live tails, and how many, so that a line without any pays one load.
+    ears: Mutex<Vec<Weak<Ear>>>,
+    listening: AtomicUsize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -109,6 +115,8 @@ enum Told {
         voice: Arc<Voice>,
         output: Output,
     },
+    /// Somebody listens from now on.
+    Ear(Arc<Ear>, Sender<Instant>),
     /// It went wrong in this way: its last lines may say why.
     Trouble {
         voice: Arc<Voice>,
@@ -125,6 +133,8 @@ pub enum LogsError {
     Descriptor(#[from] rustix::io::Errno),
 }
 
+/// A tail listens within this.
+const BEGUN_WITHIN: Duration = Duration::from_secs(1);
 /// The bell's place among epoll's tokens; descriptors count from 1.
 const BELL: u64 = 0;
 
@@ -135,8 +145,16 @@ impl Logs {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
-        let shared =
-            Arc::new(Shared { options, epoll, bell, told: Mutex::default(), stop: AtomicBool::new(false), kept: Mutex::default(), sink: RwLock::default() });
+        let shared = Arc::new(Shared {
+            options,
+            epoll,
+            bell,
+            told: Mutex::default(),
+            stop: AtomicBool::new(false),
+            sink: RwLock::default(),
+            ears: Mutex::default(),
+            listening: AtomicUsize::new(0),
+        });
         let thread = spawn("hot-logs", {
             let shared = shared.clone();
             move || thread::run(&shared)
@@ -163,10 +181,22 @@ impl Logs {
         *self.shared.sink.write() = Some(sink);
     }
 
-    /// The last finished logs of a function, oldest first, as far as memory
-    /// keeps them.
-    pub fn recent(&self, fn_id: &Id) -> Vec<Arc<Log>> {
-        self.shared.kept.lock().of_function(fn_id)
+    /// What one call, or all of a function's containers, print from now on,
+    /// after what running calls have printed so far. What was finished before
+    /// the returned time is not in it.
+    ///
+    /// # Errors
+    /// When no descriptor is to be had.
+    pub fn follow(&self, fn_id: Id, call: Option<Id>) -> io::Result<(Tail, Instant)> {
+        let ear = Arc::new(Ear::new(fn_id, call)?);
+        let (begun, listening) = bounded(1);
+        self.shared.tell(Told::Ear(ear.clone(), begun));
+        // The thread is never busy for long; at the stop nobody answers.
+        let since = listening.recv_timeout(BEGUN_WITHIN).unwrap_or_else(|_| Instant::now());
+        if self.shared.stop.load(Ordering::SeqCst) {
+            ear.end();
+        }
+        Ok((Tail(ear), since))
     }
 
     /// What is there is read a last time; the thread is joined.
@@ -191,6 +221,18 @@ impl Shared {
         if !self.stop.load(Ordering::SeqCst) {
             self.told.lock().push(told);
             self.ring();
+        }
+    }
+
+    /// Every live tail that wants this call's lines.
+    fn each_ear(&self, fn_id: &Id, call: Option<&Id>, mut with: impl FnMut(&Ear)) {
+        if self.listening.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for ear in self.ears.lock().iter().filter_map(Weak::upgrade) {
+            if ear.wants(fn_id, call) {
+                with(&ear);
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::{Errno, ioctl_fionbio, read};
 
 use super::ring::{Log, Ring};
+use super::tail::Ear;
 use super::text::{Splitter, escape};
 use super::{BELL, Line, Shared, Told, Voice};
 use crate::driver::{Output, Stream};
@@ -67,7 +68,8 @@ pub(super) fn run(shared: &Shared) {
             reader.look(Instant::now());
             tick = None;
         }
-        if tick.is_none() && reader.speakers.values().any(Speaker::is_waiting) {
+        let listened = shared.listening.load(Ordering::Relaxed) > 0;
+        if tick.is_none() && (listened || reader.speakers.values().any(Speaker::is_waiting)) {
             tick = Some(Instant::now() + TICK);
         }
     }
@@ -127,6 +129,10 @@ impl Reader<'_> {
         for told in told {
             match told {
                 Told::Output { voice, output } => self.add(voice, output),
+                Told::Ear(ear, begun) => {
+                    self.listen(&ear);
+                    let _ = begun.try_send(Instant::now());
+                }
                 Told::Trouble { voice, what } => {
                     let keys: Vec<u64> = self.pipes.iter().filter(|(_, p)| p.container == voice.container).map(|(key, _)| *key).collect();
                     keys.into_iter().for_each(|key| self.read(key, buffer));
@@ -165,6 +171,44 @@ impl Reader<'_> {
         if !output.early.is_empty() {
             self.take(key, &output.early);
         }
+    }
+
+    /// A new tail begins with what its call has printed so far.
+    fn listen(&mut self, ear: &Arc<Ear>) {
+        for speaker in self.speakers.values_mut() {
+            let (voice, call) = (&speaker.voice, speaker.open.as_ref().and_then(|open| open.owner.call()));
+            if let (Some(open), true) = (&mut speaker.open, ear.wants(&voice.fn_id, call.as_ref())) {
+                ear.hear(call.as_ref(), open.ring.text());
+            }
+        }
+        let mut ears = self.shared.ears.lock();
+        ears.push(Arc::downgrade(ear));
+        self.shared.listening.store(ears.len(), Ordering::Relaxed);
+    }
+
+    /// Tails whose call is over have heard all; those nobody reads go.
+    fn part_from_ears(&mut self, now: Instant) {
+        if self.shared.listening.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut ears = self.shared.ears.lock();
+        ears.retain(|ear| {
+            let Some(ear) = ear.upgrade() else { return false };
+            let Some(call) = ear.call else { return true };
+            let wanted = Some(call);
+            let runs = self.speakers.values().any(|s| {
+                let owner = if s.pipes > 0 { s.owner(now).call() } else { None };
+                owner == wanted || s.open.as_ref().is_some_and(|open| open.owner.call() == wanted)
+            });
+            if runs {
+                ear.see();
+            } else if ear.has_seen() {
+                ear.end();
+                return false;
+            }
+            true
+        });
+        self.shared.listening.store(ears.len(), Ordering::Relaxed);
     }
 
     /// One piece of one container's output.
@@ -225,6 +269,7 @@ impl Reader<'_> {
                 speaker.tell();
             }
         }
+        self.part_from_ears(now);
         // The word of its end may come after its last line.
         self.speakers.retain(|_, s| s.ended.is_none_or(|at| now.saturating_duration_since(at) < REMEMBERED));
     }
@@ -233,6 +278,18 @@ impl Reader<'_> {
         for key in self.pipes.keys().copied().collect::<Vec<_>>() {
             self.read(key, buffer);
             self.close(key);
+        }
+        for ear in std::mem::take(&mut *self.shared.ears.lock()).iter().filter_map(std::sync::Weak::upgrade) {
+            ear.end();
+        }
+    }
+}
+
+impl Owner {
+    fn call(&self) -> Option<Id> {
+        match self {
+            Owner::Call(_, id) => Some(*id),
+            Owner::Container => None,
         }
     }
 }
@@ -280,11 +337,10 @@ impl Speaker {
         let Some(open) = &mut self.open else { return };
         open.ring.push(text);
         open.to = Timestamp::now();
-        let call = match &open.owner {
-            Owner::Call(_, id) => Some(id),
-            Owner::Container => None,
-        };
+        let owner = open.owner.call();
+        let call = owner.as_ref();
         let voice = &self.voice;
+        shared.each_ear(&voice.fn_id, call, |ear| ear.hear(call, text));
         if let Some(sink) = &*shared.sink.read() {
             sink.line(&Line { app_id: &voice.app_id, fn_id: &voice.fn_id, container: &voice.container, call, stream, text });
         }
@@ -314,10 +370,7 @@ impl Speaker {
         if shared.options.max_call_bytes == 0 || (text.is_empty() && lines_dropped == 0) {
             return;
         }
-        let call = match open.owner {
-            Owner::Call(_, id) => Some(id),
-            Owner::Container => None,
-        };
+        let call = open.owner.call();
         let voice = &self.voice;
         let log = Arc::new(Log {
             app_id: voice.app_id,
@@ -329,8 +382,9 @@ impl Speaker {
             bytes_dropped,
             from: open.from,
             to: open.to,
+            last: self.pipes == 0,
+            done: Instant::now(),
         });
-        shared.kept.lock().keep(&log);
         let sink = shared.sink.read().clone();
         if let Some(sink) = sink {
             sink.finished(&log);

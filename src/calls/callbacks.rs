@@ -1,0 +1,369 @@
+//! Telling the end of a detached call to who asked for it: one POST, repeated
+//! until it is taken, for a day. Beside the crew, which never waits for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+use super::Ledger;
+use super::address::is_public;
+use super::database::Callback;
+use super::record::{Kept, Record};
+use super::writer::Job;
+use crate::metrics::LEDGER;
+use crate::model::{Id, Timestamp};
+use crate::pool::{SpawnError, Thread, spawn};
+
+/// One try, from resolving to the answer's head.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Before the second try, doubled each time.
+const FIRST_PAUSE_MS: i64 = 1_000;
+const LONGEST_PAUSE_MS: i64 = 3_600_000;
+/// It is given up when the call has ended this long ago.
+const GIVEN_UP_MS: i64 = 86_400_000;
+/// Looked at for one that may go now.
+const LOOK: usize = 64;
+/// With nothing due.
+const SLEEP: Duration = Duration::from_secs(60);
+/// A stop waits so long for tries under way.
+const STOP: Duration = Duration::from_secs(1);
+/// The address's characters at most.
+pub const MAX_URL: usize = 2048;
+
+/// What the threads know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    /// Under way, with the host each goes to.
+    claimed: HashMap<Id, String>,
+    /// Counts what is new: a look before it is too old to sleep on.
+    pub(super) news: u64,
+    closing: bool,
+    /// Threads that have not ended.
+    alive: usize,
+}
+
+/// The threads `callback-N`. Dropping stops them.
+#[derive(Debug)]
+pub struct Callbacks {
+    ledger: Arc<Ledger>,
+    threads: Vec<Thread>,
+}
+
+impl Callbacks {
+    /// # Errors
+    /// When a thread cannot be had.
+    pub fn start(ledger: &Arc<Ledger>) -> Result<Callbacks, SpawnError> {
+        let mut callbacks = Callbacks { ledger: ledger.clone(), threads: Vec::new() };
+        for n in 1..=ledger.shared.settings.callback_workers {
+            let worker = Messenger::new(ledger.clone());
+            ledger.shared.desk.lock().alive += 1;
+            let alive = Alive(ledger.clone());
+            callbacks.threads.push(spawn(format!("callback-{n}"), move || {
+                let _alive = alive;
+                worker.live();
+            })?);
+        }
+        Ok(callbacks)
+    }
+
+    /// Begins no more tries and waits for those under way until `deadline`.
+    /// What was not told by then is told after the next start.
+    pub fn stop(&mut self, deadline: Instant) {
+        let shared = &self.ledger.shared;
+        let mut desk = shared.desk.lock();
+        desk.closing = true;
+        shared.told.notify_all();
+        while desk.alive > 0 && !shared.told.wait_until(&mut desk, deadline).timed_out() {}
+        let hangs = desk.alive > 0;
+        drop(desk);
+        for thread in self.threads.drain(..) {
+            // One that waits for an answer ends with the process.
+            if hangs { thread.leave() } else { thread.join() }
+        }
+    }
+}
+
+impl Drop for Callbacks {
+    fn drop(&mut self) {
+        self.stop(Instant::now() + STOP);
+    }
+}
+
+/// Counts a thread until its end.
+struct Alive(Arc<Ledger>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.shared.desk.lock().alive -= 1;
+        self.0.shared.told.notify_all();
+    }
+}
+
+/// Why an address cannot be called back.
+pub fn check_url(url: &str) -> Result<(), &'static str> {
+    if url.len() > MAX_URL {
+        return Err("Bad request: Hob-Callback must have at most 2048 characters");
+    }
+    let uri: Uri = url.parse().map_err(|_| "Bad request: Hob-Callback must be a URL")?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let host = uri.host().is_some_and(|host| !host.is_empty());
+    let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    if known && host && plain { Ok(()) } else { Err("Bad request: Hob-Callback must be an http or https URL with a host and without a user") }
+}
+
+fn host(url: &str) -> String {
+    url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(|a| a.as_str().to_ascii_lowercase())).unwrap_or_default()
+}
+
+struct Messenger {
+    ledger: Arc<Ledger>,
+    agent: ureq::Agent,
+}
+
+impl Messenger {
+    fn new(ledger: Arc<Ledger>) -> Messenger {
+        let config = ureq::Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(LIMIT))
+            .user_agent(concat!("hob/", env!("CARGO_PKG_VERSION")))
+            .max_idle_connections(0)
+            .build();
+        let resolver = Guarded { private: ledger.shared.settings.callback_private, inner: DefaultResolver::default() };
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
+        Messenger { ledger, agent }
+    }
+
+    fn live(&self) {
+        while let Some(callback) = self.next() {
+            let job = self.tell(&callback);
+            if let Err(cause) = self.ledger.ask(|done| job(done)) {
+                log::warn!("a callback of call {} may be made twice: {cause}", callback.id);
+            }
+            let mut desk = self.ledger.shared.desk.lock();
+            desk.claimed.remove(&callback.id);
+            desk.news += 1;
+        }
+    }
+
+    /// The next one that is due, claimed; `None` when it is time to end.
+    fn next(&self) -> Option<Callback> {
+        let shared = &self.ledger.shared;
+        loop {
+            let seen = shared.desk.lock().news;
+            let waiting = self.ledger.readers.with(|r| r.callbacks(LOOK)).unwrap_or_else(|error| {
+                log::error!("{error}");
+                Vec::new()
+            });
+            let now = Timestamp::now();
+            let mut desk = shared.desk.lock();
+            if desk.closing {
+                return None;
+            }
+            // A host that does not answer holds half of the threads at most.
+            let most = shared.settings.callback_workers.div_ceil(2);
+            for callback in waiting.iter().filter(|c| c.due <= now) {
+                let host = host(&callback.url);
+                if !desk.claimed.contains_key(&callback.id) && desk.claimed.values().filter(|h| **h == host).count() < most {
+                    desk.claimed.insert(callback.id, host);
+                    return Some(callback.clone());
+                }
+            }
+            let due = waiting.iter().filter(|c| c.due > now).map(|c| c.due.0 - now.0).min();
+            let sleep = due.and_then(|ms| u64::try_from(ms).ok()).map_or(SLEEP, Duration::from_millis).min(SLEEP);
+            if desk.news == seen {
+                shared.told.wait_until(&mut desk, Instant::now() + sleep);
+            }
+        }
+    }
+
+    /// One try, and what is to be written down of it.
+    fn tell(&self, callback: &Callback) -> impl FnOnce(super::writer::Done<()>) -> Job + use<> {
+        let (id, now) = (callback.id, Timestamp::now());
+        let again = match self.send(callback) {
+            Ok(()) => {
+                LEDGER.callbacks.add(1);
+                None
+            }
+            Err(failure) => {
+                let pause = FIRST_PAUSE_MS.saturating_mul(1 << callback.tries.min(20)).min(LONGEST_PAUSE_MS);
+                let late = now.0.saturating_add(pause) > callback.ended.0.saturating_add(GIVEN_UP_MS);
+                let given_up = failure.is_final() || late;
+                log::log!(
+                    if given_up { log::Level::Warn } else { log::Level::Info },
+                    "callback of call {id} to {} failed ({failure}); {}",
+                    host(&callback.url),
+                    if given_up { "it is given up" } else { "it is tried again" }
+                );
+                if given_up {
+                    LEDGER.callbacks_lost.add(1);
+                }
+                (!given_up).then(|| (Timestamp(now.0 + pause), callback.tries + 1))
+            }
+        };
+        move |done| Job::Told { id, again, done }
+    }
+
+    fn send(&self, callback: &Callback) -> Result<(), Failure> {
+        let read = self.ledger.readers.with(|r| Ok((r.record(&callback.fn_id, &callback.id)?, r.answer(&callback.id)?)));
+        let (record, answer) = read.map_err(|e| Failure::Inside(e.to_string()))?;
+        // Forgotten meanwhile: nobody could make anything of it.
+        let Some(record) = record else { return Err(Failure::Forgotten) };
+        let body = serde_json::to_vec(&Message::of(&record, answer)).map_err(|e| Failure::Inside(e.to_string()))?;
+        let mut request = self
+            .agent
+            .post(&callback.url)
+            .header("Content-Type", "application/json; charset=utf-8")
+            .header("Fn-Call-Id", record.id.as_str())
+            .header("Hob-Callback-Try", (callback.tries + 1).to_string());
+        if let Some(secret) = &self.ledger.shared.settings.callback_secret {
+            request = request.header("Hob-Signature", sign(secret.as_bytes(), Timestamp::now().0 / 1000, &body));
+        }
+        let answer = request.send(&body[..]).map_err(|e| Failure::Sending(e.to_string()))?;
+        match answer.status().as_u16() {
+            200..=299 => Ok(()),
+            410 => Err(Failure::Gone),
+            status => Err(Failure::Status(status)),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Sending(String),
+    #[error("status {0}")]
+    Status(u16),
+    #[error("status 410: it is not wanted any more")]
+    Gone,
+    #[error("the call was forgotten")]
+    Forgotten,
+    #[error("{0}")]
+    Inside(String),
+}
+
+impl Failure {
+    fn is_final(&self) -> bool {
+        matches!(self, Failure::Gone | Failure::Forgotten)
+    }
+}
+
+/// What is told.
+#[derive(Debug, Serialize)]
+struct Message {
+    call_id: Id,
+    app_id: Id,
+    fn_id: Id,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    attempts: u32,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed_at: Option<Timestamp>,
+    /// The function's fields and body, of a success.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(String, String)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    body_cut: bool,
+}
+
+impl Message {
+    fn of(record: &Record, answer: Option<Kept>) -> Message {
+        Message {
+            call_id: record.id,
+            app_id: record.app_id,
+            fn_id: record.fn_id,
+            status: record.status.name(),
+            error: record.error.clone(),
+            attempts: record.attempts,
+            created_at: record.created,
+            completed_at: record.completed,
+            headers: answer.as_ref().map_or_else(Vec::new, Kept::pairs),
+            body_cut: answer.as_ref().is_some_and(|kept| kept.cut),
+            body: answer.map(|kept| STANDARD.encode(kept.body)),
+        }
+    }
+}
+
+/// `t=SECONDS,v1=HEX`: HMAC-SHA256 of `SECONDS.BODY`. The time keeps an old
+/// message from being sent again by somebody else.
+fn sign(secret: &[u8], now_s: i64, body: &[u8]) -> String {
+    let mac = hmac(secret, &[now_s.to_string().as_bytes(), b".", body]);
+    let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("t={now_s},v1={hex}")
+}
+
+/// HMAC-SHA256 (RFC 2104).
+fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    const BLOCK: usize = 64;
+    let mut block = [0u8; BLOCK];
+    if key.len() > BLOCK {
+        block[..32].copy_from_slice(&Sha256::digest(key));
+    } else {
+        block[..key.len()].copy_from_slice(key);
+    }
+    let padded = |pad: u8| block.map(|byte| byte ^ pad);
+    let mut inner = Sha256::new_with_prefix(padded(0x36));
+    parts.iter().for_each(|part| inner.update(part));
+    let mut outer = Sha256::new_with_prefix(padded(0x5c));
+    outer.update(inner.finalize());
+    outer.finalize().into()
+}
+
+/// Resolves names to public addresses only, unless told otherwise. What was
+/// checked is what is connected to: a name that changes meanwhile gains nothing.
+#[derive(Debug)]
+struct Guarded {
+    private: bool,
+    inner: DefaultResolver,
+}
+
+impl Resolver for Guarded {
+    fn resolve(&self, uri: &Uri, config: &ureq::config::Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.inner.resolve(uri, config, timeout)?;
+        let mut allowed = self.empty();
+        found.iter().filter(|address| self.private || is_public(address.ip())).for_each(|address| allowed.push(*address));
+        if allowed.is_empty() {
+            let refused = "its address is not a public one (HOB_CALLBACK_PRIVATE=true allows it)";
+            return Err(ureq::Error::Io(std::io::Error::new(std::io::ErrorKind::PermissionDenied, refused)));
+        }
+        Ok(allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4231, cases 1, 2 and 6.
+    #[test]
+    fn hmac_vectors() {
+        let hex = |mac: [u8; 32]| mac.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(hex(hmac(&[0x0b; 20], &[b"Hi ", b"There"])), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+        assert_eq!(hex(hmac(b"Jefe", &[b"what do ya want for nothing?"])), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        let long = b"Test Using Larger Than Block-Size Key - Hash Key First";
+        assert_eq!(hex(hmac(&[0xaa; 131], &[long])), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+        assert!(sign(b"Jefe", 7, b"{}").starts_with("t=7,v1="));
+    }
+
+    #[test]
+    fn addresses_that_can_be_called_back() {
+        for good in ["http://a.example/x?y", "https://a.example:8443", "http://127.0.0.1:1/"] {
+            assert_eq!(check_url(good), Ok(()), "{good}");
+        }
+        for bad in ["", "/x", "ftp://a/", "http://", "http://u:p@a/", "http:///x", "unix:///x", &format!("http://a/{}", "x".repeat(MAX_URL))] {
+            assert!(check_url(bad).is_err(), "{bad}");
+        }
+    }
+}

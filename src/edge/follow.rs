@@ -1,0 +1,95 @@
+//! Live tails of logs: the one management request that the edge answers
+//! itself, for it has no length and lasts; the API's front end has few threads
+//! and answers whole.
+
+use std::os::fd::AsFd;
+
+use super::Directory;
+use super::conn::Shared;
+use super::reply::Reply;
+use super::request::{Action, missed};
+use super::route::Target;
+use crate::calls::FollowError;
+use crate::model::Id;
+use crate::respond::Answer;
+
+/// Whose log is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    fn_id: Id,
+    call: Option<Id>,
+}
+
+/// What a management request for a live tail leads to; `None`: it is none.
+/// `path` is decoded.
+pub(super) fn asked(method: &str, path: &str, target: Target<'_>, directory: &dyn Directory) -> Option<Action> {
+    if method != "GET" || !follows(target.path_and_query) {
+        return None;
+    }
+    let mut parts = path.strip_prefix("/v2/fns/")?.split('/');
+    let (function, call) = match (parts.next()?, parts.next()?, parts.next(), parts.next(), parts.next()) {
+        (function, "logs", None, None, None) => (function, None),
+        (function, "calls", Some(call), Some("log"), None) => (function, Some(call)),
+        _ => return None,
+    };
+    let function = function.parse::<Id>().ok().map_or(Err(super::Miss::Function), |id| directory.function(&id));
+    let call = call.map(str::parse::<Id>).transpose();
+    Some(match (function, call) {
+        (Err(miss), _) => Action::Answer(missed(miss)),
+        (_, Err(_)) => Action::Answer(unknown()),
+        (Ok(spec), Ok(call)) => Action::Follow(Asked { fn_id: spec.fn_id, call }),
+    })
+}
+
+fn follows(path_and_query: &str) -> bool {
+    let (_, query) = path_and_query.split_once('?').unwrap_or_default();
+    query.split('&').any(|pair| matches!(pair, "follow" | "follow=1" | "follow=true"))
+}
+
+fn unknown() -> Answer {
+    Answer::new(404, "Call log not found")
+}
+
+/// Sends what comes until the call, the tail, the client or the server ends.
+/// Returns whether the connection lives on.
+pub(super) fn answer(shared: &Shared, reply: &mut Reply<'_>, asked: Asked) -> bool {
+    let mut follow = match shared.calls.follow(asked.fn_id, asked.call) {
+        Ok(follow) => follow,
+        Err(error) => {
+            let answer = match &error {
+                FollowError::Unknown => unknown(),
+                FollowError::Full => Answer { retry_after_s: Some(10), ..Answer::new(503, format!("Too many logs are followed at once: {error}")) },
+                FollowError::Descriptor(_) | FollowError::Ledger(_) => {
+                    log::error!("a log cannot be followed: {error}");
+                    Answer::new(500, "internal server error")
+                }
+            };
+            return reply.message(&answer, None).is_ok() && reply.keep;
+        }
+    };
+    reply.status(200);
+    reply.field("Content-Type", b"text/plain; charset=utf-8");
+    reply.own_fields(false, false);
+    let mut long = reply.start(200, None);
+    // The head goes out at once: the client knows that it listens.
+    let mut sent = reply.flush(&mut long);
+    while sent.is_ok() {
+        let Some(text) = follow.next(reply.sock.as_fd(), &shared.stop) else { break };
+        sent = reply.data(&mut long, text.as_bytes());
+    }
+    sent.is_ok() && reply.end(long).is_ok() && reply.keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_get_with_the_word_is_one() {
+        for (query, is) in
+            [("/x?follow=1", true), ("/x?a=b&follow=true", true), ("/x?follow", true), ("/x?follow=0", false), ("/x", false), ("/follow=1", false)]
+        {
+            assert_eq!(follows(query), is, "{query}");
+        }
+    }
+}
