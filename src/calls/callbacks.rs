@@ -36,7 +36,7 @@ const SLEEP: Duration = Duration::from_secs(60);
 /// A stop waits so long for tries under way.
 const STOP: Duration = Duration::from_secs(1);
 /// The address's characters at most.
-pub const MAX_URL: usize = 2048;
+const MAX_URL: usize = 2048;
 
 /// What the threads know of each other.
 #[derive(Debug, Default)]

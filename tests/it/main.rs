@@ -12,6 +12,7 @@ mod harness;
 
 mod api;
 mod call_logs;
+mod callbacks;
 mod clients;
 mod containers;
 mod crowd;

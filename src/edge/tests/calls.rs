@@ -444,7 +444,7 @@ fn a_detached_call_is_answered_once_it_is_kept() {
     let kept = bench.stand.detached.lock();
     assert_eq!(kept.len(), 1);
     assert!(kept[0].0.contains("X-A: b\r\n"), "{}", kept[0].0);
-    assert_eq!(kept[0].1, crate::call::Detached { priority: 2, delay: Duration::from_secs(9), key: Some("k".to_owned()) });
+    assert_eq!(kept[0].1, crate::call::Detached { priority: 2, delay: Duration::from_secs(9), key: Some("k".to_owned()), callback: None });
 }
 
 #[test]
