@@ -146,7 +146,7 @@ impl Messenger {
     fn live(&self) {
         while let Some(callback) = self.next() {
             let job = self.tell(&callback);
-            if let Err(cause) = self.ledger.ask(|done| job(done)) {
+            if let Err(cause) = self.ledger.ask(job) {
                 log::warn!("a callback of call {} may be made twice: {cause}", callback.id);
             }
             let mut desk = self.ledger.shared.desk.lock();

@@ -167,7 +167,7 @@ impl Kept {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
     /// It ran, well or not, and is over.
-    Done { record: Record, answer: Option<Kept> },
+    Done { record: Box<Record>, answer: Option<Kept> },
     /// It is tried again, when it is due.
     Again { waiting: Waiting, error: String },
 }

@@ -143,7 +143,7 @@ fn a_call_is_cancelled_or_dies_and_runs_again() {
     ledger.ask(|done| Job::Begin(taken, done)).expect("begun");
     assert_eq!((status(&failing), ledger.cancel(&fn_id, &failing)), (Status::Running, Ok(Changed::No(Status::Running))));
     let record = Record { status: Status::Error, attempts: 1, ..ledger.record(&fn_id, &failing).expect("read").expect("known") };
-    ledger.ended(record::Ended::Done { record, answer: None });
+    ledger.ended(record::Ended::Done { record: Box::new(record), answer: None });
     wait_until("the end", || status(&failing) == Status::Error);
     assert_eq!(ledger.run_again(&fn_id, &failing), Ok(Changed::Yes));
     assert_eq!(status(&failing), Status::Queued);
@@ -221,7 +221,7 @@ fn what_cannot_be_written_is_not_accepted_and_said_so() {
     assert!(matches!(ledger.accept(call(fn_id, None)), Err(DetachError::NotKept { .. })));
     let taken = ledger.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits");
     let done = Record { status: Status::Success, ..ledger.record(&fn_id, &taken.id).expect("read").expect("known") };
-    ledger.ended(record::Ended::Done { record: done, answer: Some(Kept::default()) });
+    ledger.ended(record::Ended::Done { record: Box::new(done), answer: Some(Kept::default()) });
     other.execute_batch("ROLLBACK").expect("unlocked");
     wait_until("the end to be written after all", || ledger.record(&fn_id, &kept).expect("read").expect("known").status == Status::Success);
     ledger.accept(call(fn_id, None)).expect("accepted again");

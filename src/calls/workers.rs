@@ -118,7 +118,7 @@ impl Worker {
         };
         let Some(spec) = spec else {
             let record = ended_record(&accepted, &waiting, Status::Error, "the function was deleted");
-            return self.ledger.ended(Ended::Done { record, answer: None });
+            return self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
         };
         waiting.attempts += 1;
         if waiting.attempts > self.attempts(&spec) {
@@ -126,7 +126,7 @@ impl Worker {
             waiting.attempts -= 1;
             let record = ended_record(&accepted, &waiting, Status::Error, "the server ended during each of its runs");
             LEDGER.dead.add(1);
-            return self.ledger.ended(Ended::Done { record, answer: None });
+            return self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
         }
         if let Err(cause) = self.ledger.ask(|done| Job::Begin(waiting, done)) {
             waiting.attempts -= 1;
@@ -147,12 +147,12 @@ impl Worker {
         record.created = created;
         record.attempts = waiting.attempts;
         match result {
-            Ok(()) => self.ledger.ended(Ended::Done { record, answer: Some(keeper.kept) }),
+            Ok(()) => self.ledger.ended(Ended::Done { record: Box::new(record), answer: Some(keeper.kept) }),
             Err(error) if not_begun(&error) => self.again(waiting, record.error.unwrap_or_default(), true),
             Err(_) if waiting.attempts < attempts => self.again(waiting, record.error.unwrap_or_default(), false),
             Err(_) => {
                 LEDGER.dead.add(1);
-                self.ledger.ended(Ended::Done { record, answer: None });
+                self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
             }
         }
     }
