@@ -147,6 +147,8 @@ pub enum LaunchError {
     ImagePlatform { image: String, has: String, needs: String },
     #[error("the engine failed at {step}: {text}")]
     Engine { step: &'static str, text: String },
+    #[error("the app's syslog cannot be reached: {text}")]
+    Syslog { text: String },
     #[error("the engine does not answer ({step}: {text})")]
     EngineAway { step: &'static str, text: String },
     #[error("the container ended before its socket appeared: {exit}")]

@@ -117,6 +117,7 @@ fn launch_answer(error: &LaunchError) -> Answer {
             ),
         ),
         LaunchError::Engine { step, text } => Answer::new(502, format!("{INIT_FAILED}: the container engine failed at {step}: {text}")),
+        LaunchError::Syslog { text } => Answer::new(500, format!("Syslog Unavailable: {text}")),
         LaunchError::EngineAway { step, text } => Answer::new(503, format!("{BUSY}: the container engine does not answer ({step}: {text})")).retry(15),
         LaunchError::Exited { exit, .. } => Answer::new(502, format!("{INIT_FAILED}: it ended before its socket appeared: {exit}")),
         LaunchError::NoSocket { limit, .. } => {
@@ -192,6 +193,7 @@ pub fn model_answer(error: &ModelError) -> Answer {
 
         E::AnnotationPull => return Answer::new(400, "Invalid annotation value, hob/pull must be \"if-missing\", \"always\" or \"never\""),
         E::AnnotationLimit { key, most } => return Answer::new(400, format!("Invalid annotation value, {key} must be a whole number of at most {most}")),
+        E::AnnotationInvokeType => (400, "Invalid annotation value, hob/invoke-type must be \"detached\" or \"sync\""),
         E::AnnotationNetwork { key } => return Answer::new(400, format!("Invalid annotation value, {key} must be \"none\" or \"default\"")),
         E::ConfigKeyEmpty => (400, "Invalid config, keys must not be empty"),
         E::ConfigKeyInvalid { key } => {

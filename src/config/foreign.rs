@@ -54,10 +54,10 @@ foreign! {
     DOCKER_TLS_VERIFY Refused, "hob does not speak TLS to the engine: use its Unix socket, or an SSH tunnel to it";
     DOCKER_CERT_PATH Warned, "hob does not speak TLS to the engine: use its Unix socket, or an SSH tunnel to it";
     DOCKER_API_VERSION Warned, "the version is agreed with the engine";
-    FN_MQ_URL Warned, "there is no queue; the original has none either";
-    FN_LOGSTORE_URL Warned, "there is no log store; the original has none either";
+    FN_MQ_URL Warned, "detached calls wait in calls.db of the data folder";
+    FN_LOGSTORE_URL Warned, "what is kept of calls is in calls.db of the data folder";
     FN_EJECT_IDLE_MSECS Warned, "idle containers make room when room is needed; the original does not read it either";
-    FN_ASYNC_CHEW_POLL_MSECS Warned, "there is no queue; the original has none either";
+    FN_ASYNC_CHEW_POLL_MSECS Warned, "nothing polls: a detached call runs when there is room for it";
     ZIPKIN_URL Warned, "hob sends no traces";
     JAEGER_URL Warned, "hob sends no traces";
     FN_LOCAL_DEBUG Quiet, "`fn start` passes it; the original does not read it either";

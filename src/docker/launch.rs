@@ -91,7 +91,7 @@ impl Docker {
         if let Err(e) = shared.engine.start(&engine_id, left(until)) {
             // Removed here and now: the next try has the same name.
             let alone = joined && cannot_join(&e) && shared.engine.remove(&engine_id, left(until)).is_ok();
-            return Err(Failed { error: launch_error(&e), alone });
+            return Err(Failed { error: start_error(&e, spec), alone });
         }
         drop(turn);
         let started = Instant::now();
@@ -214,6 +214,15 @@ fn left(until: Instant) -> Duration {
 fn cannot_join(error: &EngineError) -> bool {
     let message = error.message();
     matches!(error.status(), Some(404 | 409 | 500)) && ["cannot join network", "No such container", "/ns/net"].iter().any(|words| message.contains(words))
+}
+
+/// What a waiting caller is told when the container does not start. The engine
+/// dials the syslog of `spec` before it runs anything.
+fn start_error(error: &EngineError, spec: &ContainerSpec) -> LaunchError {
+    if spec.syslog_url.is_some() && matches!(error.fault, Fault::Status { .. }) && error.message().contains("logging driver") {
+        return LaunchError::Syslog { text: error.message().to_owned() };
+    }
+    launch_error(error)
 }
 
 /// What a waiting caller is told about a failed step.

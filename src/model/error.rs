@@ -111,6 +111,8 @@ pub enum ModelError {
     AnnotationPull,
     #[error("Invalid annotation value, {key} must be \"none\" or \"default\"")]
     AnnotationNetwork { key: &'static str },
+    #[error("Invalid annotation value, hob/invoke-type must be \"detached\" or \"sync\"")]
+    AnnotationInvokeType,
 
     #[error("config with an empty key")]
     ConfigKeyEmpty,

@@ -135,4 +135,13 @@ mod tests {
             assert!(check(&annotations("hob/max-instances", bad)).is_err(), "{bad}");
         }
     }
+
+    /// Whoever adds a key tells users of it.
+    #[test]
+    fn every_key_is_documented() {
+        let documents = [include_str!("../../docs/openapi.yaml"), include_str!("../../docs/COMPATIBILITY.md")];
+        for key in KEYS.iter().map(|(key, _)| *key).chain([PULL, NETWORK, "hob/invoke-type", "hob/image-id"]) {
+            assert!(documents.iter().all(|document| document.contains(key)), "{key}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use super::{Annotations, App, AppInput, Fn, FnInput, Id, ModelError, Settings, T
 const DEFAULT_MEMORY: u64 = 128;
 const DEFAULT_TIMEOUT: i32 = 30;
 const DEFAULT_IDLE_TIMEOUT: i32 = 30;
+const INVOKE_TYPE: &str = "hob/invoke-type";
 
 impl App {
     /// A new app from what the client sent.
@@ -202,14 +203,14 @@ impl TriggerInput {
             return Err(ModelError::TriggerType);
         }
         check_source(&self.source)?;
-        rules::check_annotations(&self.annotations)
+        check_trigger_annotations(&self.annotations)
     }
 }
 
 impl Trigger {
     /// Whether calls through it are detached: annotation `hob/invoke-type`.
     pub fn is_detached(&self) -> bool {
-        self.annotations.get("hob/invoke-type").is_some_and(|value| value.get() == "\"detached\"")
+        self.annotations.get(INVOKE_TYPE).is_some_and(|value| value.get() == "\"detached\"")
     }
 
     /// The only trigger type there is.
@@ -249,7 +250,7 @@ impl Trigger {
         changed |= merge_annotations(&mut trigger.annotations, input.annotations);
         check_trigger_name(&trigger.name)?;
         check_source(&trigger.source)?;
-        rules::check_annotations(&trigger.annotations)?;
+        check_trigger_annotations(&trigger.annotations)?;
         if !input.app_id.is_empty() && input.app_id != self.app_id.as_str() {
             return Err(ModelError::TriggerAppImmutable);
         }
@@ -267,6 +268,14 @@ fn check_trigger_name(name: &str) -> Result<(), ModelError> {
         NameFault::TooLong => ModelError::TriggerNameTooLong,
         NameFault::Invalid => ModelError::TriggerNameInvalid,
     })
+}
+
+fn check_trigger_annotations(annotations: &Annotations) -> Result<(), ModelError> {
+    rules::check_annotations(annotations)?;
+    match annotations.get(INVOKE_TYPE).map(|value| value.get()) {
+        None | Some("\"detached\"" | "\"sync\"" | "\"\"") => Ok(()),
+        Some(_) => Err(ModelError::AnnotationInvokeType),
+    }
 }
 
 fn check_source(source: &str) -> Result<(), ModelError> {

@@ -377,6 +377,9 @@ impl Driver for Sandbox {
         if !self.allow.allows(&spec.image) {
             return Err(LaunchError::ImageForbidden { image: spec.image.clone() });
         }
+        if let Some(url) = &spec.syslog_url {
+            log::warn!("container {}: nothing of it goes to the app's syslog ({url}): only engines do that", spec.id);
+        }
         self.launch(spec, budget, exit)
     }
 

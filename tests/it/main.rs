@@ -42,6 +42,7 @@ mod receipts;
 mod rounds;
 mod settings;
 mod shutdown;
+mod syslog;
 mod tidy;
 mod usage;
 mod wire;
