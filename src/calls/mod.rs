@@ -307,6 +307,8 @@ impl Ledger {
     /// Accepts nothing more; the crew takes no more calls.
     pub fn refuse(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
+        // Whoever has looked before is asleep by now, and hears it.
+        drop(self.shared.ready.lock());
         self.shared.changed.notify_all();
     }
 

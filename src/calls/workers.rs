@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::Ledger;
 use super::database::Waiting;
 use super::record::{Accepted, Ended, Kept, Record, Status};
@@ -31,10 +33,13 @@ pub type FindSpec = Arc<dyn Fn(&Id) -> Option<Arc<FnSpec>> + Send + Sync>;
 /// The running crew. Dropping it joins the threads; refuse first.
 #[derive(Debug)]
 pub struct Crew {
-    threads: Vec<Thread>,
+    threads: Arc<Mutex<Vec<Thread>>>,
 }
 
+#[derive(Clone)]
 struct Worker {
+    /// Its crew: it grows by one with each call taken, as far as it may.
+    threads: Arc<Mutex<Vec<Thread>>>,
     ledger: Arc<Ledger>,
     agent: Arc<Agent>,
     find: FindSpec,
@@ -44,29 +49,55 @@ struct Worker {
 }
 
 impl Crew {
-    /// Starts the crew on a node with `total_mib` for functions.
+    /// Starts the crew on a node with `total_mib` for functions: one thread, and
+    /// the others as calls come.
     ///
     /// # Errors
     /// When a thread cannot be had.
     pub fn start(ledger: &Arc<Ledger>, agent: &Arc<Agent>, find: &FindSpec, total_mib: u64) -> Result<Crew, SpawnError> {
-        let used_mib = Arc::new(AtomicU64::new(0));
-        let mut crew = Crew { threads: Vec::new() };
-        for n in 1..=ledger.shared.settings.workers {
-            let worker = Worker { ledger: ledger.clone(), agent: agent.clone(), find: find.clone(), total_mib, used_mib: used_mib.clone() };
-            crew.threads.push(spawn(format!("detached-{n}"), move || worker.live())?);
+        let threads: Arc<Mutex<Vec<Thread>>> = Arc::default();
+        let worker = Worker { threads: threads.clone(), ledger: ledger.clone(), agent: agent.clone(), find: find.clone(), total_mib, used_mib: Arc::default() };
+        if ledger.shared.settings.workers > 0 {
+            worker.another()?;
         }
-        Ok(crew)
+        Ok(Crew { threads })
     }
 
     /// Waits for the calls that run and ends. `Ledger::refuse` comes first.
     pub fn join(self) {
-        self.threads.into_iter().for_each(Thread::join);
+        drop(self);
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        // A thread that ends has started no more since the refusal, but may have
+        // just before it: looked for until there is none.
+        while let Some(thread) = { self.threads.lock().pop() } {
+            thread.join();
+        }
     }
 }
 
 impl Worker {
+    /// One more thread, if the crew is not complete.
+    fn another(&self) -> Result<(), SpawnError> {
+        let mut threads = self.threads.lock();
+        let number = threads.len() + 1;
+        // INVARIANT: under the lock, so that `join` misses none.
+        if number <= self.ledger.shared.settings.workers && !self.ledger.shared.closing.load(Ordering::SeqCst) {
+            let worker = self.clone();
+            threads.push(spawn(format!("detached-{number}"), move || worker.live())?);
+        }
+        Ok(())
+    }
+
     fn live(&self) {
         while let Some((waiting, spec)) = self.next() {
+            // While this one runs its call, somebody is there for the next.
+            if let Err(error) = self.another() {
+                log::warn!("detached calls have fewer threads than they may: {error}");
+            }
             let mib = spec.as_ref().map_or(0, |s| need_mib(s));
             self.run(waiting, spec);
             self.used_mib.fetch_sub(mib, Ordering::SeqCst);

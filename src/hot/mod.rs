@@ -117,8 +117,8 @@ impl Hot {
     /// When the system refuses a thread or a descriptor.
     pub fn open(config: HotConfig, driver: Arc<dyn Driver>, tokens: Arc<Tokens>, iofs: Iofs) -> Result<Hot, HotError> {
         let shared = Shared {
-            starts: Lane::start("hot-start", config.start_lanes)?,
-            stops: Lane::start("hot-stop", config.stop_lanes)?,
+            starts: Lane::new("hot-start", config.start_lanes),
+            stops: Lane::new("hot-stop", config.stop_lanes),
             watcher: Watcher::start()?,
             logs: Arc::new(Logs::start(config.logs)?),
             boot_stop: Stop::new()?,

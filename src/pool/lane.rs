@@ -1,5 +1,6 @@
-//! A fixed crew for slow jobs. The queue's bound is its users': one job per
-//! container at most, and containers are bounded by tokens.
+//! A bounded crew for slow jobs, its threads started as jobs first need them: a
+//! server that starts no container has none. The queue's bound is its users': one
+//! job per container at most, and containers are bounded by tokens.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{SpawnError, Thread, spawn};
+use super::{Thread, spawn};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -15,6 +16,10 @@ type Job = Box<dyn FnOnce() + Send>;
 struct Queue {
     jobs: VecDeque<Job>,
     running: usize,
+    /// Threads that wait for a job, or have been told of one.
+    idle: usize,
+    /// Threads there are, or are about to be.
+    crew: usize,
     closed: bool,
 }
 
@@ -28,6 +33,8 @@ struct Shared {
 
 /// Named threads that run jobs in order of arrival.
 pub struct Lane {
+    name: String,
+    most: usize,
     shared: Arc<Shared>,
     crew: Mutex<Vec<Thread>>,
 }
@@ -40,27 +47,13 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Starts `count` threads `<name>-0`, `<name>-1`, ….
-    ///
-    /// # Errors
-    /// When the system refuses a thread; those already started are joined.
-    pub fn start(name: &str, count: usize) -> Result<Lane, SpawnError> {
-        let lane = Lane { shared: Arc::default(), crew: Mutex::default() };
-        for n in 0..count {
-            let shared = lane.shared.clone();
-            match spawn(format!("{name}-{n}"), move || serve(&shared)) {
-                Ok(thread) => lane.crew.lock().push(thread),
-                Err(error) => {
-                    lane.join();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(lane)
+    /// At most `most` threads `<name>-0`, `<name>-1`, …, none of them yet.
+    pub fn new(name: &str, most: usize) -> Lane {
+        Lane { name: name.to_owned(), most: most.max(1), shared: Arc::default(), crew: Mutex::default() }
     }
 
-    /// Queues a job. After `join` the job is run by the caller: nothing that
-    /// was handed over is lost.
+    /// Queues a job. After `join`, and where the system has no thread to give,
+    /// the job is run by the caller: nothing that was handed over is lost.
     pub fn push(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.shared.queue.lock();
         if queue.closed {
@@ -68,8 +61,41 @@ impl Lane {
             return job();
         }
         queue.jobs.push_back(Box::new(job));
+        let more = queue.idle < queue.jobs.len() && queue.crew < self.most;
+        queue.crew += usize::from(more);
         drop(queue);
         self.shared.work.notify_one();
+        if more {
+            self.grow();
+        }
+    }
+
+    /// Starts the thread that `push` has counted. Without one, and nobody else
+    /// there, what waits is done here.
+    fn grow(&self) {
+        let mut crew = self.crew.lock();
+        // INVARIANT: looked at under the crew's lock, which `join` takes after it
+        // has closed the queue: no thread is started that nobody would join.
+        let closed = self.shared.queue.lock().closed;
+        let number = crew.len();
+        let shared = self.shared.clone();
+        let started = if closed { None } else { spawn(format!("{}-{number}", self.name), move || serve(&shared)).map_err(|e| log::error!("{e}")).ok() };
+        match started {
+            Some(thread) => crew.push(thread),
+            None => {
+                drop(crew);
+                let mut queue = self.shared.queue.lock();
+                queue.crew -= 1;
+                while queue.crew == 0
+                    && let Some(job) = queue.jobs.pop_front()
+                {
+                    queue.running += 1;
+                    drop(queue);
+                    self.shared.run(job);
+                    queue = self.shared.queue.lock();
+                }
+            }
+        }
     }
 
     /// Jobs queued and running.
@@ -121,6 +147,18 @@ impl Drop for Lane {
     }
 }
 
+impl Shared {
+    /// One job that was counted as running.
+    fn run(&self, job: Job) {
+        // A panicking job must not cost the crew a member for good.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
+            log::error!("a job panicked; its container is discarded");
+        }
+        self.queue.lock().running -= 1;
+        self.done.notify_all();
+    }
+}
+
 fn serve(shared: &Shared) {
     loop {
         let job = {
@@ -133,15 +171,12 @@ fn serve(shared: &Shared) {
                 if queue.closed {
                     return;
                 }
+                queue.idle += 1;
                 shared.work.wait(&mut queue);
+                queue.idle -= 1;
             }
         };
-        // A panicking job must not cost the crew a member for good.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
-            log::error!("a job panicked; its container is discarded");
-        }
-        shared.queue.lock().running -= 1;
-        shared.done.notify_all();
+        shared.run(job);
     }
 }
 
@@ -153,7 +188,8 @@ mod tests {
     #[test]
     fn runs_everything_even_past_a_panic_and_after_join() {
         let done = Arc::new(AtomicUsize::new(0));
-        let lane = Lane::start("test-lane", 2).expect("threads");
+        let lane = Lane::new("test-lane", 2);
+        assert_eq!(lane.crew.lock().len(), 0, "no job, no thread");
         for n in 0..100 {
             let done = done.clone();
             lane.push(move || {
@@ -168,5 +204,39 @@ mod tests {
             late.fetch_add(1, Ordering::SeqCst);
         });
         assert_eq!(done.load(Ordering::SeqCst), 101);
+    }
+    #[test]
+    fn threads_come_with_jobs_and_are_used_again() {
+        let lane = Lane::new("test-lane", 3);
+        let (started, starts) = crossbeam_channel::bounded(8);
+        let held = |started: crossbeam_channel::Sender<()>| {
+            let (release, wait) = crossbeam_channel::bounded::<()>(1);
+            let job = move || {
+                let _ = started.send(());
+                let _ = wait.recv();
+            };
+            (job, release)
+        };
+        let soon = std::time::Duration::from_secs(10);
+        for round in 0..20 {
+            let (job, release) = held(started.clone());
+            lane.push(job);
+            starts.recv_timeout(soon).expect("it runs");
+            drop(release);
+            let until = Instant::now() + soon;
+            while lane.shared.queue.lock().idle != 1 {
+                assert!(Instant::now() < until, "round {round}: the thread waits again");
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(lane.crew.lock().len(), 1, "one after the other needs one");
+        let (jobs, releases): (Vec<_>, Vec<_>) = (0..5).map(|_| held(started.clone())).unzip();
+        jobs.into_iter().for_each(|job| lane.push(job));
+        for _ in 0..3 {
+            starts.recv_timeout(soon).expect("as many as may run at once");
+        }
+        assert_eq!((lane.crew.lock().len(), lane.load()), (3, (2, 3)), "the rest waits");
+        drop(releases);
+        assert!(lane.join_by(Instant::now() + soon));
     }
 }
