@@ -134,7 +134,7 @@ settings! {
     HOB_ENGINE_STARTS Kind::Count, "0", "starts the engine works on at the same time: more only make each slower; 0 = as many as CPUs, at least 2";
     HOB_PARKED_NETWORKS Kind::Count, "16", "networks kept ready for starts to join, at most: from the start one for each GiB of memory (2 to 16), later as many as starts came in bursts of late; each is a small container of its own, some 13 MB with the process the engine keeps beside it; 0 = none";
     HOB_SANDBOX_NETWORK Kind::Choice(&["none", "host"]), "none", "network of a sandbox: nothing but its own loopback, or the host's";
-    HOB_SANDBOX_PARKED Kind::Count, "16", "sandboxes made ready before they are needed; after a larger burst as many as that, up to 64";
+    HOB_SANDBOX_PARKED Kind::Count, "16", "sandboxes made ready before they are needed; after bursts more, up to 64";
     HOB_SANDBOX_STRICT Kind::Switch, "false", "do not start when this host can't give the sandbox everything";
     HOB_SANDBOX_UIDS Kind::Count, "1900000000", "first of the 65536 user and group ids of sandboxes; nothing else on the host may use them";
     HOB_START_LANES Kind::Count, "8", "container starts under way at the same time";

@@ -195,7 +195,7 @@ impl Server {
 /// Docker, or hob's own sandbox; `auto` takes docker when an engine answers.
 fn driver(config: &Config, data: &Path, identity: &Identity) -> Result<Arc<dyn Driver>, Failure> {
     let docker = || Docker::open(&config.docker, identity);
-    let sandbox = || Sandbox::open(&config.sandbox, &config.docker, data, &identity.store_id.to_string(), "/proc/self/exe".into());
+    let sandbox = || Sandbox::open(&config.sandbox, &config.docker, data, &identity.iofs, &identity.store_id.to_string(), "/proc/self/exe".into());
     match config.driver.as_str() {
         "docker" => Ok(Arc::new(
             docker().map_err(|e| format!("{e}\nHOB_DRIVER=docker needs a container engine: install docker.io and start it, or point DOCKER_HOST at one"))?,

@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
     // Before anything else: this process must have nothing but one thread.
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(crate::sandbox::SPAWNER_ARGUMENT) {
-        return crate::sandbox::spawner_main(&arguments.next().unwrap_or_default());
+        return crate::sandbox::spawner_main(arguments);
     }
     main_with(std::env::args_os())
 }

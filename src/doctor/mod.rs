@@ -11,6 +11,7 @@
 
 mod engine;
 mod host;
+mod sandbox;
 
 use crate::config::Config;
 
@@ -82,6 +83,7 @@ pub fn examine(config: &Config, image: Option<&str>) -> Report {
     host::descriptors(config, &mut report);
     host::capacity(config, &mut report);
     engine::check(config, image, &mut report);
+    sandbox::check(config, &mut report);
     report
 }
 

@@ -24,11 +24,23 @@ pub(super) const IDS: u32 = 65_536;
 /// Said when the program could not be executed, as shells do.
 const NOT_EXECUTED: i32 = 127;
 
+/// What cells may do on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// All. Identity 0 inside is this one outside, and so on.
+    Root { base: u32 },
+    /// What a plain user may: there is one identity outside, the server's, and
+    /// inside it is the function's.
+    Own,
+}
+
+/// Inside identity of a function that has but one.
+pub(super) const ONLY: u32 = 1000;
+
 /// Made once by the spawner, the same for every cell.
 #[derive(Debug)]
 pub(super) struct Common {
-    /// Outside identity of inside identity 0.
-    pub(super) base: u32,
+    pub(super) reach: Reach,
     pub(super) filters: Filters,
     /// Its other end closes with the spawner.
     pub(super) leash: OwnedFd,
@@ -121,7 +133,7 @@ fn prepare(alone: &Alone, common: &Common, groups: Vec<OwnedFd>, tmp: Tmp) -> Re
     let _ = sys::loopback_up(socket.as_fd());
     drop(socket);
     mounts::mount_proc()?;
-    let users = user_namespace(alone, common.base).step("user namespace")?;
+    let users = user_namespace(alone, common.reach).step("user namespace")?;
     mounts::mask_proc()?;
     mounts::mount_shm()?;
     let made = (tmp, mounts::tmp(tmp)?);
@@ -146,14 +158,19 @@ fn leash(common: &Common) -> Result<(), Failed> {
 
 /// A user namespace whose identities 0 to 65535 are the unprivileged ones from
 /// the base; it is entered last.
-pub(super) fn user_namespace(alone: &Alone, base: u32) -> std::io::Result<OwnedFd> {
+pub(super) fn user_namespace(alone: &Alone, reach: Reach) -> std::io::Result<OwnedFd> {
     let idler = sys::idle(alone, Spaces::USER)?;
-    map(idler.pid(), base)
+    map(idler.pid(), reach)
 }
 
-fn map(pid: i32, base: u32) -> std::io::Result<OwnedFd> {
+fn map(pid: i32, reach: Reach) -> std::io::Result<OwnedFd> {
+    let map = match reach {
+        Reach::Root { base } => format!("0 {base} {IDS}"),
+        // The spawner's namespace has the server's user as 0.
+        Reach::Own => format!("{ONLY} 0 1"),
+    };
     for file in ["uid_map", "gid_map"] {
-        std::fs::write(format!("/proc/{pid}/{file}"), format!("0 {base} {IDS}"))?;
+        std::fs::write(format!("/proc/{pid}/{file}"), &map)?;
     }
     Ok(rustix::fs::open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -162,7 +179,13 @@ fn map(pid: i32, base: u32) -> std::io::Result<OwnedFd> {
 /// process; in that process it does not return.
 fn become_function(alone: &Alone, common: &Common, parked: Parked, go: &Go, fds: Vec<OwnedFd>) -> Result<i32, Failed> {
     let mut fds = fds.into_iter();
-    let (Some(root), Some(iofs)) = (fds.next(), fds.next()) else { return Err(Failed("order without root", Errno::INVAL)) };
+    let (root, iofs) = match &go.places {
+        Some(places) => mounts::named(places)?,
+        None => match (fds.next(), fds.next()) {
+            (Some(root), Some(iofs)) => (root, iofs),
+            _ => return Err(Failed("order without root", Errno::INVAL)),
+        },
+    };
     let (out, err) = (fds.next(), fds.next());
     let Parked { users, tmp: (size, mut tmp) } = parked;
     if size != go.tmp {
@@ -195,7 +218,14 @@ fn set_limit(limit: Limit) -> Result<(), Errno> {
         Limit::Processes(n) => (Resource::Nproc, n),
         Limit::Core(n) => (Resource::Core, n),
     };
-    rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
+    match rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }) {
+        // Not above what this user may have: less it is then.
+        Err(Errno::PERM) => {
+            let most = rustix::process::getrlimit(resource).maximum;
+            rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most })
+        }
+        done => done,
+    }
 }
 
 fn standard_streams(out: Option<OwnedFd>, err: Option<OwnedFd>) -> Result<(), Failed> {
@@ -221,7 +251,10 @@ fn become_user(common: &Common, users: &OwnedFd, go: &Go) -> Result<(), Failed> 
         }
     }
     let groups: Vec<Gid> = go.groups.iter().map(|g| Gid::from_raw(*g)).collect();
-    rustix::thread::set_thread_groups(&groups).step("set groups")?;
+    // A plain user can't change the groups it has: in here they are nobody's.
+    if common.reach != Reach::Own {
+        rustix::thread::set_thread_groups(&groups).step("set groups")?;
+    }
     let (uid, gid) = (Uid::from_raw(go.uid), Gid::from_raw(go.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid).step("set group")?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).step("set user")?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -19,7 +20,7 @@ use super::process::{Running, SpawnerError, start_spawner};
 use super::spare::Spare;
 use super::wire::{self, Ask, Tmp};
 use crate::driver::ExitSink;
-use crate::pool::{Stop, Thread, spawn};
+use crate::pool::{Stop, Thread, Woke, spawn, wait_for};
 
 /// A killed cell is gone within this, or something is very wrong.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
@@ -30,12 +31,23 @@ pub(super) struct Options {
     /// The program that becomes the spawner.
     pub(super) program: PathBuf,
     pub(super) base: u32,
+    /// The server is a plain user: what cells take from these folders.
+    pub(super) own: Option<Own>,
     /// Each cell has a network of its own (with nothing in it).
     pub(super) own_net: bool,
     /// Cells that wait, ready, at least.
     pub(super) parked: usize,
     /// What the first functions will probably be like.
     pub(super) guess: Guess,
+}
+
+/// Where a plain user's cells find what the server can't hand them.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    /// Unpacked images.
+    pub(super) images: PathBuf,
+    /// Parent of socket folders.
+    pub(super) folders: PathBuf,
 }
 
 /// What the next function will probably need: what the last one did. Cells are
@@ -190,6 +202,24 @@ impl Keeper {
         }
     }
 
+    /// Makes sure that a cell comes up: one is taken, and told that nothing is
+    /// wanted of it.
+    ///
+    /// # Errors
+    /// In words: what this host did not let it do.
+    pub(super) fn trial(&self, guess: Guess, until: Instant) -> Result<(), String> {
+        let cell = self.take(guess, until)?;
+        let line = cell.line.try_clone().map_err(|e| e.to_string())?;
+        let pidfd = self.part_with(cell);
+        let ended = rustix::net::shutdown(&line, rustix::net::Shutdown::Write)
+            .map_err(|e| e.to_string())
+            .and_then(|()| wait_for(line.as_fd(), PollFlags::IN, None, None, Some(until)).map_err(|e| e.to_string()))
+            .and_then(|woke| if woke == Woke::Ready { last_word(&line).map_or(Ok(()), Err) } else { Err("the first cell was not ready in time".to_owned()) });
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        self.started();
+        ended
+    }
+
     /// A start is over, well or not: the pool may be filled up.
     pub(super) fn started(&self) {
         self.shared.state.lock().spare.note_end(Instant::now());
@@ -217,10 +247,13 @@ impl Keeper {
 
     /// Kills a cell that was never adopted.
     pub(super) fn discard(&self, cell: Cell) {
-        let _ = pidfd_send_signal(&cell.pidfd, Signal::KILL);
-        // Its end finds it here.
-        let mut state = self.shared.state.lock();
-        state.coming.insert(cell.slot.number, (cell.slot, cell.line));
+        let _ = pidfd_send_signal(self.part_with(cell), Signal::KILL);
+    }
+
+    /// Its end will find the cell's slot: said before anything can end it.
+    fn part_with(&self, cell: Cell) -> OwnedFd {
+        self.shared.state.lock().coming.insert(cell.slot.number, (cell.slot, cell.line));
+        cell.pidfd
     }
 
     /// Kills all of a container and waits until it is gone.
@@ -348,7 +381,8 @@ impl Shared {
         loop {
             let mut state = self.state.lock();
             let target = state.spare.target(Instant::now());
-            if state.closed || state.folders.len() >= target {
+            // A plain user's are on disk, made by the scheduler.
+            if state.closed || self.options.own.is_some() || state.folders.len() >= target {
                 break;
             }
             drop(state);

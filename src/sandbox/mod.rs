@@ -22,8 +22,10 @@
 //! namespace), a cell with the spawner (parent death signal), the spawner with
 //! the server (its socket). Mounts belong to the cell's namespace alone.
 
+mod bare;
 mod cell;
 mod cgroup;
+mod examine;
 pub mod images;
 mod keeper;
 mod mounts;
@@ -53,19 +55,19 @@ use crate::config::{DockerConfig, SandboxConfig};
 use crate::driver::{Cgroup, ContainerSpec, Driver, DriverError, ExitSink, Framing, Freezer, Instance, Meter, Output, StartBudget, Stream};
 use crate::model::ImageAllow;
 use crate::pool::{Stop, Woke, wait_for};
-use cgroup::{Cgroups, Limits};
+use cgroup::Limits;
+use examine::TMP_BYTES;
+pub use examine::{Examined, examine};
 use images::{ImageConfig, Images, Pull, Rootfs};
-use keeper::{Cell, Guess, Keeper, Options};
+use keeper::{Cell, Guess, Keeper, Own};
 pub use process::SpawnerError;
 pub use spawner::{ARGUMENT as SPAWNER_ARGUMENT, main as spawner_main};
-use wire::{Go, Limit, Tmp};
+use wire::{Go, Limit, Places, Tmp};
 
 /// The user of every function, unless privileges are left on.
 const FUNCTION_USER: root::Identity = root::Identity { uid: 1000, gid: 1000, groups: Vec::new() };
 /// Reading and unpacking `FN_DOCKER_LOAD_FILE`.
 const LOAD_WITHIN: Duration = Duration::from_secs(600);
-/// /tmp of a function without a memory limit, bytes.
-const TMP_BYTES: u64 = 64 << 20;
 /// Roots whose mount points were seen to.
 const PREPARED: usize = 4096;
 /// With privileges left on, what a root user keeps, over its own identities
@@ -81,8 +83,6 @@ pub enum SandboxOpenError {
     Images(#[from] images::OpenError),
     #[error("HOB_SANDBOX_STRICT: this host lacks {missing}")]
     Strict { missing: String },
-    #[error("the sandbox needs root: run hob as root, or use docker")]
-    NotRoot,
     #[error("cannot read images from {}: {source}", path.display())]
     LoadFile { path: PathBuf, source: std::io::Error },
     #[error("cannot load images in {}: {source}", path.display())]
@@ -99,6 +99,8 @@ pub struct Sandbox {
     limits: DockerConfig,
     allow: ImageAllow,
     config: SandboxConfig,
+    /// The server is a plain user.
+    own: Option<Own>,
     missing: Vec<String>,
     prepared: Mutex<HashSet<PathBuf>>,
     call_off: Stop,
@@ -111,28 +113,17 @@ impl Sandbox {
     ///
     /// # Errors
     /// See [`SandboxOpenError`]; nothing is left running.
-    pub fn open(config: &SandboxConfig, limits: &DockerConfig, data: &Path, store: &str, program: PathBuf) -> Result<Sandbox, SandboxOpenError> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(SandboxOpenError::NotRoot);
-        }
+    pub fn open(config: &SandboxConfig, limits: &DockerConfig, data: &Path, iofs: &Path, store: &str, program: PathBuf) -> Result<Sandbox, SandboxOpenError> {
         let images = Images::open(&data.join("images"), images::Options::of(config, limits)?)?;
         let call_off = Stop::new().map_err(|source| SandboxOpenError::Stop { source })?;
         if let Some(path) = &limits.load_file {
             load_file(&images, path, &call_off)?;
         }
-        let groups = Cgroups::open(store);
-        let swept = groups.sweep();
-        let missing: Vec<String> = groups.missing().iter().map(|c| format!("the {c} cgroup")).collect();
-        if config.strict && !missing.is_empty() {
-            return Err(SandboxOpenError::Strict { missing: missing.join(", ") });
-        }
-        log::debug!("sandbox: cgroups {}", groups.name());
-        let guess = Guess { limits: Limits { pids: limits.max_pids, ..Limits::default() }, tmp: Tmp { bytes: TMP_BYTES, inodes: 0 } };
-        let options = Options { program, base: config.base, own_net: !config.host_network, parked: config.parked, guess };
-        let keeper = Keeper::open(options, groups)?;
+        let own = examine::own(&data.join("images").join("roots"), iofs);
+        let ((keeper, missing), swept) = examine::open(config, limits, own.clone(), store, program)?;
         let allow = ImageAllow::new(&limits.image_allow);
         let (limits, config) = (limits.clone(), config.clone());
-        Ok(Sandbox { keeper, images, limits, allow, config, missing, prepared: Mutex::default(), call_off, swept })
+        Ok(Sandbox { keeper, images, limits, allow, config, own, missing, prepared: Mutex::default(), call_off, swept })
     }
 
     /// What this host does not give, in words; empty when all is there.
@@ -159,7 +150,7 @@ impl Sandbox {
         if argv.is_empty() {
             return Err(engine("start", "the image names no program (Entrypoint and Cmd are empty)"));
         }
-        let user = if self.limits.unprivileged {
+        let user = if self.limits.unprivileged || self.own.is_some() {
             FUNCTION_USER
         } else {
             let (passwd, group) = (root::read(&root.path, "etc/passwd"), root::read(&root.path, "etc/group"));
@@ -174,13 +165,18 @@ impl Sandbox {
             },
             inodes: if spec.tmpfs_mib == 0 { 0 } else { self.limits.max_tmpfs_inodes },
         };
-        let limits = [
+        let mut limits = vec![
             Limit::OpenFiles(self.limits.max_open_files),
             Limit::LockedMemory(self.limits.max_locked_memory),
             Limit::PendingSignals(self.limits.max_pending_signals),
             Limit::MessageQueues(self.limits.max_message_queue),
             Limit::Core(0),
         ];
+        if self.own.is_some() && self.limits.max_pids != 0 {
+            // By the user, who is one of its own in each cell; root's cells
+            // have the cgroup.
+            limits.push(Limit::Processes(self.limits.max_pids));
+        }
         Ok(Go {
             hostname: spec.id.chars().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect(),
             argv,
@@ -189,10 +185,11 @@ impl Sandbox {
             uid: user.uid,
             gid: user.gid,
             groups: user.groups,
-            capabilities: if self.limits.unprivileged { 0 } else { PRIVILEGED },
+            capabilities: if self.limits.unprivileged || self.own.is_some() { 0 } else { PRIVILEGED },
             tmp,
-            limits: limits.to_vec(),
+            limits,
             writable_root: !self.limits.readonly_rootfs,
+            places: self.own.as_ref().map(|own| places(own, &root.path, &spec.iofs)).transpose()?,
         })
     }
 
@@ -206,14 +203,16 @@ impl Sandbox {
         }
         self.prepare(&image.path)?;
         let go = self.go(spec, &image)?;
-        let tree = root::tree(&image.path, self.keeper.users()).map_err(|e| engine("image", e))?;
+        // A plain user's cell makes the mounts itself.
+        let tree = if self.own.is_some() { None } else { Some(root::tree(&image.path, self.keeper.users()).map_err(|e| engine("image", e))?) };
         steps.done("image");
         let until = Instant::now() + budget.start_within;
         let limits = Limits { memory_bytes: spec.memory_mib.saturating_mul(1 << 20), cpu_milli: spec.cpu_milli, pids: self.limits.max_pids };
         let cell = self.keeper.take(Guess { limits, tmp: go.tmp }, until);
         steps.done("cell");
         let started = cell.map_err(|text| engine("park", text)).and_then(|mut cell| {
-            let folder = match cell.slot.set(limits).map_err(|e| engine("limits", e)).and_then(|()| folder(&spec.iofs)) {
+            let folder = cell.slot.set(limits).map_err(|e| engine("limits", e)).and_then(|()| tree.is_some().then(|| folder(&spec.iofs)).transpose());
+            let folder = match folder {
                 Ok(folder) => folder,
                 Err(e) => {
                     self.keeper.discard(cell);
@@ -221,7 +220,7 @@ impl Sandbox {
                 }
             };
             steps.done("limits");
-            self.order(spec, cell, image, exit, &go, [&tree, &folder], until)
+            self.order(spec, cell, image, exit, &go, tree.iter().chain(&folder).collect(), until)
         });
         self.keeper.started();
         steps.done("exec");
@@ -237,7 +236,7 @@ impl Sandbox {
         root: Rootfs,
         exit: Arc<dyn ExitSink>,
         go: &Go,
-        fds: [&OwnedFd; 2],
+        fds: Vec<&OwnedFd>,
         until: Instant,
     ) -> Result<Instance, LaunchError> {
         let (pid, slot, freezer) = (cell.pid, cell.slot.number, cell.slot.freezer());
@@ -313,6 +312,14 @@ fn folder(path: &Path) -> Result<OwnedFd, LaunchError> {
         .map_err(|e: Errno| LaunchError::Iofs { text: format!("{}: {e}", path.display()) })
 }
 
+/// The two as names below what the spawner keeps.
+fn places(own: &Own, root: &Path, iofs: &Path) -> Result<Places, LaunchError> {
+    let below = |path: &Path, parent: &Path| {
+        path.strip_prefix(parent).map(Path::to_owned).map_err(|_| engine("start", format!("{} is not below {}", path.display(), parent.display())))
+    };
+    Ok(Places { root: below(root, &own.images)?, iofs: below(iofs, &own.folders)? })
+}
+
 /// The image's, then the function's over it.
 fn environment(image: &ImageConfig, spec: &ContainerSpec) -> Vec<String> {
     let set = |key: &str| spec.env.iter().any(|(k, _)| k == key);
@@ -361,13 +368,17 @@ impl Driver for Sandbox {
 
     fn describe(&self) -> String {
         let network = if self.config.host_network { "the host's network" } else { "no network" };
-        let ids = format!("users {} to {}", self.config.base, u64::from(self.config.base) + u64::from(cell::IDS) - 1);
+        let ids = if self.own.is_some() {
+            "the server's own user".to_owned()
+        } else {
+            format!("users {} to {}", self.config.base, u64::from(self.config.base) + u64::from(cell::IDS) - 1)
+        };
         let lacks = if self.missing.is_empty() { String::new() } else { format!("; MISSING: {}", self.missing.join(", ")) };
         format!("sandbox (namespaces, seccomp, {}, {ids}, {network}){lacks}", self.keeper.groups().describe())
     }
 
     fn socket_folder(&self) -> Option<Result<OwnedFd, std::io::Error>> {
-        Some(self.keeper.folder())
+        self.own.is_none().then(|| self.keeper.folder())
     }
 
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {

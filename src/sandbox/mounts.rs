@@ -6,16 +6,18 @@
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen, move_mount, open_tree, unmount,
 };
 
 use super::cell::{Failed, Step};
 use super::sys;
-use super::wire::{Go, Tmp};
+use super::wire::{Go, Places, Tmp};
 
 /// Size of /dev/shm, as engines have it.
 const SHM_BYTES: u64 = 64 << 20;
@@ -26,6 +28,9 @@ pub(super) const ATTRS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union
 /// what covers a folder.
 pub(super) const NULL: &str = "/null";
 pub(super) const EMPTY: &str = "/empty";
+/// There without root only: the images' roots, and the socket folders.
+pub(super) const IMAGES: &str = "/images";
+pub(super) const FOLDERS: &str = "/folders";
 
 /// Of /proc: seen, not written.
 const READ_ONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
@@ -138,7 +143,7 @@ pub(super) fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, path: &str) -> Re
 /// busy one half a millisecond.
 pub(super) fn enter_root(go: &Go, root: BorrowedFd<'_>, iofs: BorrowedFd<'_>, tmp: BorrowedFd<'_>) -> Result<(), Failed> {
     attach(root, CWD, "/new").step("mount the root")?;
-    let writable = if go.writable_root { Some(writable_root()?) } else { None };
+    let writable = if go.writable_root { Some(writable_root(go.places.is_some())?) } else { None };
     let root = writable.as_ref().map_or(root, AsFd::as_fd);
     for (name, what) in [("proc", "mount /proc in the root"), ("dev", "mount /dev in the root")] {
         // These two are looked at by every program: never through a link.
@@ -148,14 +153,34 @@ pub(super) fn enter_root(go: &Go, root: BorrowedFd<'_>, iofs: BorrowedFd<'_>, tm
     let at = openat2(root, "tmp", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT).step("find /tmp in the root")?;
     attach(tmp, at.as_fd(), "").step("mount /tmp")?;
     attach(iofs, tmp, "iofs").step("mount /tmp/iofs")?;
+    if go.places.is_some() {
+        for kept in ["/proc", IMAGES, FOLDERS] {
+            unmount(kept, UnmountFlags::DETACH).step("let go of the host's folders")?;
+        }
+    }
     rustix::process::fchdir(root).step("enter the root")?;
     attach(root, CWD, "/").step("cover the old root")?;
     rustix::process::chroot(".").step("change the root")?;
     rustix::process::chdir("/").step("enter the root")
 }
 
+/// The image's root, read-only, and the socket folder, from what the spawner
+/// has mounted.
+pub(super) fn named(places: &Places) -> Result<(OwnedFd, OwnedFd), Failed> {
+    let one = |parent: &str, path: &Path, attrs: MountAttrFlags| {
+        let parent = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let at = openat2(&parent, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+        let tree = open_tree(&at, "", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH)?;
+        sys::mount_setattr(tree.as_fd(), attrs, None)?;
+        Ok::<_, Errno>(tree)
+    };
+    let root = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok((one(IMAGES, &places.root, root).step("find the root")?, one(FOLDERS, &places.iofs, ATTRS).step("find the socket folder")?))
+}
+
 /// An overlay in memory over the read-only root at /new.
-fn writable_root() -> Result<OwnedFd, Failed> {
+fn writable_root(plain_user: bool) -> Result<OwnedFd, Failed> {
     const WHAT: &str = "writable root";
     let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let store = tmpfs(SHM_BYTES, 0, "0755", attrs).step(WHAT)?;
@@ -166,6 +191,9 @@ fn writable_root() -> Result<OwnedFd, Failed> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step(WHAT)?;
     for (key, value) in [("lowerdir", "/new"), ("upperdir", "/empty/upper"), ("workdir", "/empty/work")] {
         fsconfig_set_string(context.as_fd(), key, value).step(WHAT)?;
+    }
+    if plain_user {
+        fsconfig_set_flag(context.as_fd(), "userxattr").step(WHAT)?;
     }
     fsconfig_create(context.as_fd()).step(WHAT)?;
     let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs).step(WHAT)?;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -43,9 +44,15 @@ pub(super) fn start_spawner(options: &Options) -> Result<(Running, OwnedFd), Spa
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(|e| failed(e.into()))?;
     // Nothing of this process's environment: it may hold secrets.
     let mut child = Command::new(&options.program)
-        .args([spawner::ARGUMENT, &options.base.to_string()])
+        .arg(spawner::ARGUMENT)
+        .args(match &options.own {
+            None => vec![options.base.to_string().into()],
+            Some(own) => vec![spawner::OWN.into(), own.images.clone().into_os_string(), own.folders.clone().into_os_string()],
+        })
         .env_clear()
         .current_dir("/")
+        // A terminal's Ctrl-C is for the server, which lets its calls end first.
+        .process_group(0)
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())

@@ -20,7 +20,7 @@ pub(super) struct Spare {
     burst: usize,
     first: Option<Instant>,
     last: Option<Instant>,
-    /// The largest burst that is remembered, and since when.
+    /// What bursts have shown to be of use, and since when.
     peak: usize,
     peak_at: Option<Instant>,
 }
@@ -34,8 +34,14 @@ impl Spare {
     pub(super) fn note_start(&mut self, now: Instant) {
         self.forget(now);
         self.burst += 1;
-        if self.burst >= self.peak {
-            (self.peak, self.peak_at) = (self.burst, Some(now));
+        // Once all of them were taken nobody knows how many more would have
+        // been: it is doubled.
+        let kept = self.target(now);
+        if self.burst >= kept {
+            self.peak = kept.saturating_mul(2).min(MOST);
+        }
+        if self.burst >= self.peak / 2 {
+            self.peak_at = Some(now);
         }
         self.first.get_or_insert(now);
         self.last = Some(now);
@@ -83,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_the_largest_burst_lately() {
+    fn a_pool_that_was_emptied_is_doubled() {
         let now = Instant::now();
         let mut spare = Spare::new(16);
         assert_eq!((spare.target(now), spare.due()), (16, None));
-        burst(&mut spare, 3, now);
+        burst(&mut spare, 15, now);
         assert_eq!(spare.target(now), 16);
         spare.note_full();
-        burst(&mut spare, 32, now);
+        burst(&mut spare, 20, now);
         spare.note_full();
         assert_eq!(spare.target(now), 32);
         burst(&mut spare, 5, now);
@@ -105,9 +111,9 @@ mod tests {
     fn what_was_once_is_forgotten_by_halves() {
         let now = Instant::now();
         let mut spare = Spare::new(4);
-        burst(&mut spare, 32, now);
+        burst(&mut spare, 16, now);
         spare.note_full();
-        assert_eq!(spare.due(), Some(now + FORGET));
+        assert_eq!((spare.target(now), spare.due()), (32, Some(now + FORGET)));
         assert_eq!(spare.target(now + FORGET), 16);
         assert_eq!(spare.target(now + FORGET * 3), 4);
         assert_eq!(spare.due(), None);

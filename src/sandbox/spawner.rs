@@ -8,22 +8,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::fs::{CWD, FileType, Mode, mkdir, mknodat, symlink};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount, open_tree, unmount};
 use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use rustix::thread::UnshareFlags;
 
-use super::cell::{self, Common, Parts};
-use super::mounts;
+use super::bare::{self, Kept};
+use super::cell::{self, Common, Parts, Reach};
 use super::seccomp;
 use super::sys::{self, Alone, Forked, Spaces};
 use super::wire::{self, Ask, Tell, Tmp};
 
 /// The argument that makes this program a spawner.
 pub const ARGUMENT: &str = "sandbox-init";
-/// Size of what holds a few names only, bytes.
-const TINY: u64 = 64 * 1024;
+/// In place of an identity: the server is a plain user.
+pub(super) const OWN: &str = "own";
 /// The server's socket among the watched descriptors; others are slots.
 const SERVER: u64 = u64::MAX;
 
@@ -33,14 +31,17 @@ struct Child {
     freezer: Option<OwnedFd>,
 }
 
-/// Runs the spawner on standard input, the server's socket.
-pub fn main(base: &str) -> ExitCode {
+/// Runs the spawner on standard input, the server's socket. Arguments: the
+/// first outside identity of cells; or `own`, the folder of the images' roots
+/// and that of the socket folders.
+pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let arguments: Vec<String> = arguments.collect();
     let server = rustix::stdio::stdin();
     let Some(alone) = Alone::check() else {
         let _ = wire::send_packet(server, &Tell::Unable { text: "the spawner has more than one thread".to_owned() }, &[]);
         return ExitCode::FAILURE;
     };
-    match set_up(&alone, base) {
+    match set_up(&alone, &arguments) {
         Ok((common, _leash, users)) => {
             let told = wire::send_packet(server, &Tell::Ready { missing: Vec::new() }, &[users.as_fd()]);
             drop(users);
@@ -53,18 +54,37 @@ pub fn main(base: &str) -> ExitCode {
     }
 }
 
-fn set_up(alone: &Alone, base: &str) -> Result<(Common, OwnedFd, OwnedFd), String> {
+fn set_up(alone: &Alone, arguments: &[String]) -> Result<(Common, OwnedFd, OwnedFd), String> {
     let said = |what: &'static str| move |e: Errno| format!("{what}: {e}");
-    let base: u32 = base.parse().map_err(|_| format!("'{base}' is no user id"))?;
+    let (reach, kept) = match arguments {
+        [own, images, folders] if own == OWN => (Reach::Own, Some(Kept { images: images.into(), folders: folders.into() })),
+        [base] => (Reach::Root { base: base.parse().map_err(|_| format!("'{base}' is no user id"))? }, None),
+        _ => return Err("the spawner is for hob alone to start".to_owned()),
+    };
     let _ = rustix::thread::set_name(c"hob-spawner");
-    // Core files and debuggers have no business here.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(said("not dumpable"))?;
     raise_limits();
-    let users = cell::user_namespace(alone, base).map_err(|e| format!("user namespace: {e}"))?;
+    match reach {
+        // Core files and debuggers have no business here.
+        Reach::Root { .. } => rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(said("not dumpable"))?,
+        // A process that may not be looked at can't map its own users. It has
+        // no more power than who started it.
+        Reach::Own => become_root_of_nothing(alone).map_err(|e| format!("a user namespace of a plain user: {e}"))?,
+    }
+    let users = cell::user_namespace(alone, reach).map_err(|e| format!("user namespace: {e}"))?;
     sys::unshare(alone, UnshareFlags::NEWNS).map_err(said("mount namespace"))?;
-    bare_root().map_err(|(what, e)| format!("{what}: {e}"))?;
+    bare::enter(kept.as_ref()).map_err(|(what, e)| format!("{what}: {e}"))?;
     let (leash, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said("pipe"))?;
-    Ok((Common { base, filters: seccomp::compile(), leash }, held, users))
+    Ok((Common { reach, filters: seccomp::compile(), leash }, held, users))
+}
+
+/// Into a user namespace where the server's user is root: of what it makes, and
+/// of nothing that is there.
+fn become_root_of_nothing(alone: &Alone) -> io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    sys::unshare(alone, UnshareFlags::NEWUSER)?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
 /// Cells share these limits of the user who made their namespaces; each cell
@@ -75,51 +95,6 @@ fn raise_limits() {
     }
     let files = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
-}
-
-/// A root with nothing of the host in it: what a cell starts from, and all
-/// that a copy of it costs.
-fn bare_root() -> Result<(), (&'static str, Errno)> {
-    let at = |what: &'static str| move |e: Errno| (what, e);
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(at("make mounts private"))?;
-    let root = mounts::tmpfs(TINY, 0, "0755", MountAttrFlags::empty()).map_err(at("make a root"))?;
-    move_mount(root.as_fd(), "", CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(at("mount a root"))?;
-    rustix::process::fchdir(&root).map_err(at("enter the root"))?;
-    for name in ["new", "proc", "dev", "empty"] {
-        mkdir(name, Mode::from_raw_mode(0o755)).map_err(at("make folders"))?;
-    }
-    rustix::process::pivot_root(".", ".").map_err(at("pivot_root"))?;
-    unmount(".", UnmountFlags::DETACH).map_err(at("leave the old root"))?;
-    rustix::process::chdir("/").map_err(at("enter the root"))?;
-    devices().map_err(at("make /dev"))?;
-    covers().map_err(at("make what covers /proc"))
-}
-
-/// Read-only mounts of nothing, cloned by each cell.
-fn covers() -> Result<(), Errno> {
-    mknodat(CWD, mounts::NULL, FileType::RegularFile, Mode::from_raw_mode(0o444), 0)?;
-    for (what, at, attrs) in [("/dev/null", mounts::NULL, MountAttrFlags::MOUNT_ATTR_NOSUID), (mounts::EMPTY, mounts::EMPTY, mounts::ATTRS)] {
-        let tree = open_tree(CWD, what, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-        sys::mount_setattr(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY | attrs, None)?;
-        mounts::attach(tree.as_fd(), CWD, at)?;
-    }
-    Ok(())
-}
-
-/// The few devices a program expects; read-only for all cells, who share it.
-fn devices() -> Result<(), Errno> {
-    let dev = mounts::tmpfs(TINY, 0, "0755", MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
-    let old = rustix::process::umask(Mode::empty());
-    for (name, major, minor) in [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)] {
-        mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), rustix::fs::makedev(major, minor))?;
-    }
-    rustix::process::umask(old);
-    rustix::fs::mkdirat(&dev, "shm", Mode::from_raw_mode(0o755))?;
-    move_mount(dev.as_fd(), "", CWD, "/dev", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")] {
-        symlink(target, format!("/dev/{name}"))?;
-    }
-    sys::mount_setattr(dev.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, None)
 }
 
 fn serve(alone: &Alone, common: &Common, server: BorrowedFd<'_>) -> io::Result<()> {

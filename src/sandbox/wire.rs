@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg};
@@ -52,8 +53,9 @@ pub(super) enum Tell {
     },
 }
 
-/// From the server to a parked cell: what to become. With it: the image's root,
-/// the socket folder and, if its output is wanted, where it goes (two).
+/// From the server to a parked cell: what to become. With it: the image's root
+/// and the socket folder (unless `places` names them), and, if its output is
+/// wanted, where it goes (two).
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Go {
     pub(super) hostname: String,
@@ -69,6 +71,16 @@ pub(super) struct Go {
     pub(super) limits: Vec<Limit>,
     /// The root may be written to (in memory, gone with the cell).
     pub(super) writable_root: bool,
+    /// Without root the server cannot make mounts: root and socket folder are
+    /// named, not sent.
+    pub(super) places: Option<Places>,
+}
+
+/// Names below what the spawner has mounted: images, socket folders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Places {
+    pub(super) root: PathBuf,
+    pub(super) iofs: PathBuf,
 }
 
 /// Size of /tmp; inodes 0 = no limit of their own.
@@ -233,6 +245,7 @@ mod tests {
             tmp: Tmp { bytes: 1, inodes: 0 },
             limits: vec![Limit::OpenFiles(5)],
             writable_root: false,
+            places: None,
         };
         std::thread::scope(|scope| {
             scope.spawn(|| send_go(a.as_fd(), &go, &[b.as_fd()]).expect("sent"));

@@ -39,6 +39,7 @@ mod process;
 mod programs;
 mod python;
 mod receipts;
+mod rootless;
 mod rounds;
 mod settings;
 mod shutdown;

@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["config", "docker", "doctor", "model", "pool", "registry", "sandbox", "server"]),
     ("config", &[]),
-    ("doctor", &["config", "docker", "model", "pool"]),
+    ("doctor", &["config", "docker", "model", "pool", "sandbox"]),
     ("edge", &["call", "calls", "config", "http1", "model", "pool", "respond", "store", "uds"]),
     ("http1", &[]),
     ("agent", &["call", "config", "hot", "model", "pool", "uds"]),

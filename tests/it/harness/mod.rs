@@ -44,9 +44,13 @@ pub(crate) struct Folder {
 
 impl Folder {
     pub(crate) fn new() -> Arc<Folder> {
+        Folder::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    pub(crate) fn below(parent: &Path) -> Arc<Folder> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let tag = format!("it-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&tag);
+        let path = parent.join(&tag);
         std::fs::create_dir_all(&path).expect("a folder for the server");
         Arc::new(Folder { path, tag })
     }
@@ -117,8 +121,13 @@ impl Server {
         if !answers() {
             return None;
         }
+        Some(Server::spawn(folder.clone(), command(&folder, env)))
+    }
+
+    /// Starts what `command` says, and waits until it serves.
+    pub(crate) fn spawn(folder: Arc<Folder>, mut command: Command) -> Server {
         let permit = Permit::take();
-        let mut child = command(&folder, env).spawn().expect("the program starts");
+        let mut child = command.spawn().expect("the program starts");
         let stderr = child.stderr.take().expect("piped");
         let log = Arc::new(Mutex::new(String::new()));
         let kept = log.clone();
@@ -135,7 +144,7 @@ impl Server {
             let (_, after) = log.split_once("serving on http://")?;
             after.split_once('\n').map(|(address, _)| address.trim().parse().expect("an address"))
         });
-        Some(Server { child: Some(child), address, folder, log, reader: Some(reader), app: Mutex::default(), _permit: permit })
+        Server { child: Some(child), address, folder, log, reader: Some(reader), app: Mutex::default(), _permit: permit }
     }
 
     pub(crate) fn log(&self) -> String {
