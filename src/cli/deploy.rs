@@ -22,11 +22,13 @@ use super::images::Place;
 use super::resources::{fn_endpoint, trigger_endpoint};
 use super::{Output, images, progress};
 use crate::docker::Images;
+use crate::sandbox::images::Change;
 
 /// The annotation that tells one image from another of the same name.
 const IMAGE_ID: &str = "hob/image-id";
 /// Where a function's files lie in its image.
 const HOME: &str = "function";
+const TMP: &str = "tmp";
 /// Never part of a function.
 const LEFT_OUT: &[&str] = &[".git", "target"];
 
@@ -60,6 +62,8 @@ pub(super) fn deploy(server: &Server, what: &Deploy, as_json: bool) -> Result<Ou
     match way {
         Way::Dockerfile => match &place {
             Place::Engine(engine) => build(engine, &folder, &image)?,
+            // The same function, said in func.yaml.
+            Place::Store { .. } if file.run_image.is_some() && runs_something(&file) => load(&place, &image, &file, folder_entries(&folder)?)?,
             Place::Store { .. } => return Err(CliError::NoDockerfile { folder }),
         },
         Way::Cargo => load(&place, &image, &file, cargo_entries(&folder, &name)?)?,
@@ -90,13 +94,17 @@ fn choose(folder: &Path, file: &FuncFile) -> Result<Way, CliError> {
         Ok(Way::Dockerfile)
     } else if runtime == "rust" && folder.join("Cargo.toml").is_file() {
         Ok(Way::Cargo)
-    } else if !file.entrypoint.is_empty() || !file.cmd.is_empty() {
+    } else if runs_something(file) {
         Ok(Way::Files)
     } else if file.image.is_some() {
         Ok(Way::Ready)
     } else {
         Err(CliError::NoBuilder { folder: folder.to_path_buf(), runtime: runtime.to_owned() })
     }
+}
+
+fn runs_something(file: &FuncFile) -> bool {
+    !file.entrypoint.is_empty() || !file.cmd.is_empty()
 }
 
 /// `app/name:version`, or what func.yaml says, with the version where it has no tag.
@@ -133,21 +141,18 @@ fn build(engine: &Images, folder: &Path, image: &str) -> Result<(), CliError> {
     let mut context = context.into_inner().map_err(|e| CliError::Output { source: e.into_error() })?;
     context.rewind().map_err(|source| CliError::Output { source })?;
     progress(&format!("building {image} from {}", folder.join("Dockerfile").display()));
-    engine.build(&mut context, image, &mut |line| {
-        let line = line.trim_end();
-        if !line.is_empty() {
-            progress(&format!("  {line}"));
-        }
-    })?;
-    Ok(())
+    images::build(engine, image, &mut context)
 }
 
-/// A single-layer image of these files.
+/// An image of these files: on `run_image`, or alone, in a single layer.
 fn load(place: &Place, image: &str, file: &FuncFile, files: Files) -> Result<(), CliError> {
     let mut entrypoint = if file.entrypoint.is_empty() { files.entrypoint } else { file.entrypoint.clone() };
     let mut cmd = file.cmd.clone();
     if let Some(program) = if entrypoint.is_empty() { cmd.first_mut() } else { entrypoint.first_mut() } {
         *program = in_home(program, &files.entries);
+    }
+    if let Some(base) = &file.run_image {
+        return stack(place, image, base, Change { entrypoint, cmd, working_dir: format!("/{HOME}") }, files.entries);
     }
     let spec =
         ImageSpec { name: image.to_owned(), entrypoint, cmd, env: vec!["PATH=/usr/local/bin:/usr/bin:/bin".to_owned()], working_dir: format!("/{HOME}") };
@@ -165,6 +170,29 @@ fn load(place: &Place, image: &str, file: &FuncFile, files: Files) -> Result<(),
     Ok(())
 }
 
+/// These files on another image, by the engine or in hob's own store.
+fn stack(place: &Place, image: &str, base: &str, change: Change, mut entries: Vec<Entry>) -> Result<(), CliError> {
+    // The image below has its own.
+    entries.retain(|e| e.path != TMP);
+    progress(&format!("making {image} of the files here on {base}"));
+    let mut scratch = BufWriter::new(image::scratch()?);
+    if let Place::Engine(_) = place {
+        let words = |words: &[String]| Value::from(words.to_vec());
+        let mut text = format!("FROM {base}\nCOPY files/ /\nWORKDIR {}\nENTRYPOINT {}\n", change.working_dir, words(&change.entrypoint));
+        if !change.cmd.is_empty() {
+            text.push_str(&format!("CMD {}\n", words(&change.cmd)));
+        }
+        for entry in &mut entries {
+            entry.path = format!("files/{}", entry.path);
+        }
+        entries.push(Entry { path: "Dockerfile".to_owned(), mode: 0o644, content: Content::Bytes(text.into_bytes()) });
+    }
+    image::write_tar(&entries, &mut scratch)?;
+    let mut archive = scratch.into_inner().map_err(|e| CliError::Output { source: e.into_error() })?;
+    archive.rewind().map_err(|source| CliError::Output { source })?;
+    place.stack(image, base, &mut archive, &change)
+}
+
 /// A relative program that is one of the files, by its place in the image.
 fn in_home(program: &str, entries: &[Entry]) -> String {
     let inside = format!("{HOME}/{}", program.trim_start_matches("./"));
@@ -179,7 +207,7 @@ struct Files {
 
 fn folders() -> Vec<Entry> {
     let folder = |path: &str, mode| Entry { path: path.to_owned(), mode, content: Content::Folder };
-    vec![folder(HOME, 0o755), folder("tmp", 0o1777)]
+    vec![folder(HOME, 0o755), folder(TMP, 0o1777)]
 }
 
 fn folder_entries(folder: &Path) -> Result<Files, CliError> {

@@ -69,7 +69,7 @@ pub enum CliError {
     StoreBusy,
     #[error("{text}")]
     PullFailed { text: String },
-    #[error("{} needs a Dockerfile's builder, which only a container engine has: use --driver docker, or `entrypoint:` in func.yaml", folder.display())]
+    #[error("{} needs a Dockerfile's builder, which only a container engine has: use --driver docker, or say `run_image:` and `entrypoint:` in func.yaml", folder.display())]
     NoDockerfile { folder: PathBuf },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },

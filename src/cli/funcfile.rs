@@ -19,6 +19,8 @@ pub(super) struct FuncFile {
     pub(super) name: Option<String>,
     pub(super) version: Option<String>,
     pub(super) image: Option<String>,
+    /// The image that the function's files are put on.
+    pub(super) run_image: Option<String>,
     pub(super) runtime: Option<String>,
     pub(super) entrypoint: Vec<String>,
     pub(super) cmd: Vec<String>,
@@ -91,6 +93,7 @@ pub(super) fn interpret(node: &Node) -> Result<FuncFile, FieldError> {
             "name" => file.name = Some(text(key, value)?),
             "version" => file.version = Some(text(key, value)?),
             "image" => file.image = Some(text(key, value)?),
+            "run_image" => file.run_image = Some(text(key, value)?),
             "runtime" => file.runtime = Some(text(key, value)?),
             "entrypoint" => file.entrypoint = words(key, value)?,
             "cmd" => file.cmd = words(key, value)?,
@@ -108,7 +111,7 @@ pub(super) fn interpret(node: &Node) -> Result<FuncFile, FieldError> {
                 file.triggers = items.iter().enumerate().map(|(i, item)| trigger(&format!("triggers[{i}]"), item)).collect::<Result<_, _>>()?;
             }
             // Of the format, and of no use here.
-            "schema_version" | "build_image" | "run_image" | "content_type" | "type" | "build" | "expects" | "format" | "shape" | "path" => {}
+            "schema_version" | "build_image" | "content_type" | "type" | "build" | "expects" | "format" | "shape" | "path" => {}
             _ => file.unknown.push(key.clone()),
         }
     }
@@ -199,7 +202,7 @@ mod tests {
     #[test]
     fn everything_the_format_has() {
         let file = from(
-            "schema_version: 20180708\nname: hello\nversion: 0.0.10\nruntime: go\nbuild_image: x\nentrypoint: ./func --flag 'a b'\ncmd: [one, two]\n\
+            "schema_version: 20180708\nname: hello\nversion: 0.0.10\nruntime: go\nbuild_image: x\nrun_image: y:1\nentrypoint: ./func --flag 'a b'\ncmd: [one, two]\n\
              memory: 256\ntimeout: 60\nidle_timeout: 120\nconfig:\n  PORT: 0755\n  DEBUG: true\n  EMPTY: \"\"\n\
              annotations:\n  a: [1, x]\ntriggers:\n- name: t\n  type: http\n  source: /t\nwhatever: 1\nimage:\n",
         )
@@ -207,6 +210,7 @@ mod tests {
         assert_eq!(file.name.as_deref(), Some("hello"));
         assert_eq!(file.version.as_deref(), Some("0.0.10"));
         assert_eq!(file.entrypoint, ["./func", "--flag", "a b"]);
+        assert_eq!(file.run_image.as_deref(), Some("y:1"));
         assert_eq!(file.cmd, ["one", "two"]);
         assert_eq!((file.memory, file.timeout, file.idle_timeout), (Some(256), Some(60), Some(120)));
         assert_eq!(file.config.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(), ["DEBUG=true", "EMPTY=", "PORT=0755"]);

@@ -14,7 +14,7 @@ use super::{Output, progress, table};
 use crate::config::{Config, Raw};
 use crate::docker::{self, open_images};
 use crate::pool::Stop;
-use crate::sandbox::images::{self as own, Options, Progress, Pull};
+use crate::sandbox::images::{self as own, Change, Options, Progress, Pull};
 
 /// A pull without a limit of its own.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -53,6 +53,17 @@ pub(super) fn place(driver: Option<&str>) -> Result<Place, CliError> {
     }
 }
 
+/// Builds a Dockerfile's context, telling what the engine says.
+pub(super) fn build(engine: &docker::Images, image: &str, context: &mut dyn Read) -> Result<(), CliError> {
+    engine.build(context, image, &mut |line| {
+        let line = line.trim_end();
+        if !line.is_empty() {
+            progress(&format!("  {line}"));
+        }
+    })?;
+    Ok(())
+}
+
 fn store(config: &Config) -> Result<Place, CliError> {
     let options = Options::of(&config.sandbox, &config.docker)?;
     let images = Box::new(own::Images::open(&config.data.join("images"), options)?);
@@ -81,6 +92,19 @@ impl Place {
             Place::Store { images, stop, .. } => {
                 let loaded = images.load(archive, name, Instant::now() + LOAD, stop)?;
                 Ok(loaded.into_iter().map(|l| l.name).collect())
+            }
+        }
+    }
+
+    /// Makes `image` on `base`: of a build's context by the engine, of a layer
+    /// in hob's own store, which pulls the base if it is not there.
+    pub(super) fn stack(&self, image: &str, base: &str, archive: &mut dyn Read, change: &Change) -> Result<(), CliError> {
+        match self {
+            Place::Engine(engine) => build(engine, image, archive),
+            Place::Store { images, stop, pull_limit } => {
+                images.ensure(base, Pull::Missing, Instant::now() + *pull_limit, stop)?;
+                images.stack(base, archive, image, change, Instant::now() + LOAD, stop)?;
+                Ok(())
             }
         }
     }

@@ -30,6 +30,7 @@ fn a_function_larger_than_the_server_is_refused() {
     let answer = server.call(&big, &[], b"");
     assert_eq!(answer.status, 400, "{answer:?}");
     assert!(answer.message().contains("4096 MiB") && answer.message().contains("100 MiB"), "{}", answer.message());
+    assert_eq!(answer.field("Fn-Call-Id"), None, "there was no call");
     assert!(server.containers().is_empty());
     server.stop();
 }

@@ -2,13 +2,15 @@
 //! contract (spec http-api §3.7), and what its functions see and say.
 
 use std::collections::HashSet;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::{Value, json};
 
 use crate::harness::http::{self, Response};
-use crate::harness::{Server, python, sandbox, together, wait_until};
+use crate::harness::{Folder, Server, engine, python, sandbox, together, wait_until};
 
 /// One function of the image `echo-python`, behind the trigger `/t/app/py`.
 struct Python<'a> {
@@ -128,7 +130,7 @@ fn the_context(python: &Python<'_>) {
 
 /// Of `2026-11-24T02:41:13Z`: seconds since 1970, as `date` reads it.
 fn seconds(text: &str) -> f64 {
-    let said = std::process::Command::new("date").args(["-u", "-d", text, "+%s"]).output().expect("date runs").stdout;
+    let said = Command::new("date").args(["-u", "-d", text, "+%s"]).output().expect("date runs").stdout;
     String::from_utf8_lossy(&said).trim().parse().expect("a number")
 }
 
@@ -234,30 +236,38 @@ fn hot_frozen_thawed_and_later(python: &Python<'_>) {
     assert_eq!(body, br#"{"message": "Hello later"}"#);
 }
 
-/// The sample as its README says: the base is loaded once, `hob deploy` builds.
+/// The sample as its README says: the base is loaded once, `hob deploy` makes
+/// the rest, by the engine or in hob's own store.
 fn the_sample_is_deployed_without_a_registry(server: &Server) {
-    if sandbox::chosen() {
-        // Without an engine there is no Dockerfile: the image is made whole.
-        let Some(image) = python::image(server, "hello-python") else { return };
-        let id = server.function_of("hello-python", &image, json!({"memory": 128}));
-        assert_eq!(server.good_call(&id, &[], br#"{"name":"you"}"#).json()["message"], "Hello you");
-        return;
-    }
     if python::base(server).is_none() {
         return;
     }
-    let folder = format!("{}/functions/hello-python", env!("CARGO_MANIFEST_DIR"));
-    let url = format!("http://{}", server.address);
-    let hob = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hob"));
-        command.args(["--server", &url, "--json"]).args(args).env("DOCKER_HOST", format!("unix://{}", crate::harness::engine::socket()));
-        command.env("HOB_DRIVER", "docker").env_remove("FN_API_URL").env_remove("HOB_URL").output().expect("hob runs")
-    };
-    let done = hob(&["deploy", &folder, "--app", "demo"]);
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("functions/hello-python");
+    let tag = &server.folder.tag;
+    deployed(server, &sample, tag);
+    if !sandbox::chosen() {
+        // Without its Dockerfile the engine, too, goes by func.yaml.
+        let folder = Folder::new();
+        for name in ["func.py", "func.yaml"] {
+            std::fs::copy(sample.join(name), folder.path.join(name)).expect("copied");
+        }
+        deployed(server, &folder.path, &format!("{tag}-other"));
+        for app in [tag.clone(), format!("{tag}-other")] {
+            engine::remove_image(&format!("{app}/hello-python:0.1.0"));
+        }
+    }
+}
+
+fn deployed(server: &Server, folder: &Path, app: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hob"));
+    command.args(["--server", &format!("http://{}", server.address), "--json", "deploy"]).arg(folder).args(["--app", app]);
+    command.env("DOCKER_HOST", format!("unix://{}", engine::socket())).env("HOB_DATA", server.folder.path.join("data"));
+    command.env("HOB_DRIVER", if sandbox::chosen() { "sandbox" } else { "docker" }).env_remove("FN_API_URL").env_remove("HOB_URL");
+    let done = command.output().expect("hob runs");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
     let id = said["fn"]["id"].as_str().expect("an id");
     assert_eq!(server.good_call(id, &[], br#"{"name":"you"}"#).json()["message"], "Hello you");
-    let answer = http::send(server.address, "POST", "/t/demo/hello-python", &[], b"{}").expect("an answer");
+    let answer = http::send(server.address, "POST", &format!("/t/{app}/hello-python"), &[], b"{}").expect("an answer");
     assert_eq!((answer.status, answer.json()["message"].as_str()), (200, Some("Hello world")), "{answer:?}");
 }

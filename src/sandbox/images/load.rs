@@ -129,7 +129,7 @@ fn spool(store: &Store, limits: &Limits, archive: impl Read, until: &Until<'_>) 
     Ok(files)
 }
 
-fn copy(from: &mut impl Read, to: &mut impl io::Write, until: &Until<'_>) -> Result<(), ImageError> {
+pub(super) fn copy(from: &mut impl Read, to: &mut impl io::Write, until: &Until<'_>) -> Result<(), ImageError> {
     let here = Path::new("the archive");
     let mut buffer = vec![0u8; 128 * 1024];
     loop {

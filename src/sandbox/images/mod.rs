@@ -16,6 +16,7 @@ mod layer;
 mod limits;
 mod load;
 mod pull;
+mod stack;
 mod store;
 mod tar;
 mod tree;
@@ -36,6 +37,7 @@ pub use document::ImageConfig;
 pub use error::{ImageError, OpenError};
 pub use limits::Limits;
 pub use load::Loaded;
+pub use stack::Change;
 pub use store::{Reference, Swept};
 
 use crate::config::{DockerConfig, SandboxConfig};

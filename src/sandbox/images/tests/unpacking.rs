@@ -80,3 +80,36 @@ fn what_comes_later_replaces_what_was_there() {
     ];
     assert_eq!(listing(&place.rootfs(&images).path), expected);
 }
+
+#[test]
+fn files_on_an_image_make_another_and_the_same_files_the_same() {
+    let place = Place::new();
+    let images = place.open();
+    let stack = |layer: &[u8], base: &str| {
+        let change = Change { entrypoint: vec!["/f/run".to_owned()], cmd: Vec::new(), working_dir: "/f".to_owned() };
+        images.stack(base, &mut &layer[..], "t/over:1", &change, soon(), &place.stop)
+    };
+    let layer = tar(&[folder("f"), file("f/run", "above")]);
+    assert!(matches!(stack(&layer, "t/x:1"), Err(ImageError::NotFound { .. })), "nothing to put it on");
+    let below = tar(&[file("base", "below"), file("f/run", "hidden")]);
+    place.load(&images, &docker_archive(&[(gzip(&below), below)], &serde_json::json!({"Env": ["K=V"], "User": "7", "Cmd": ["c"]}))).expect("loads");
+    let made = stack(&layer, "t/x:1").expect("made");
+    assert_eq!(made.name, "docker.io/t/over:1");
+    let root = images.ensure("t/over:1", Pull::Never, soon(), &place.stop).expect("there");
+    assert_eq!(listing(&root.path), ["base 644 1 below", "f/ 755", "f/run 644 1 above"]);
+    let config = &root.config;
+    assert_eq!((config.entrypoint.as_slice(), config.cmd.len(), config.working_dir.as_str()), (&["/f/run".to_owned()][..], 0, "/f"));
+    assert_eq!((config.env.as_slice(), config.user.as_str()), (&["K=V".to_owned()][..], "7"), "the rest is the base's");
+    assert_eq!(stack(&layer, "t/x:1").expect("made"), made);
+    assert_eq!(listing(&place.rootfs(&images).path), ["base 644 1 below", "f/ 755", "f/run 644 1 hidden"], "the one below is as it was");
+
+    // What no archive may hold, none of these may either; the name stays with the good one.
+    let hostile = tar(&[symlink("out", "/"), file("out/etc/passwd", "x"), file("../escaped", "x")]);
+    if stack(&hostile, "t/x:1").is_ok() {
+        let root = images.ensure("t/over:1", Pull::Never, soon(), &place.stop).expect("there");
+        assert!(!root.path.join("../escaped").exists());
+    } else {
+        assert_eq!(images.find("t/over:1").expect("read").expect("there").config, made.id);
+    }
+    assert_eq!(place.unfinished(), 0);
+}
