@@ -35,6 +35,7 @@ mod logs;
 mod main_job;
 mod oci;
 mod parked;
+mod probes;
 mod process;
 mod programs;
 mod python;
