@@ -8,6 +8,7 @@
 //! checked for every case: see `Place::check`.
 
 mod answers;
+mod failures;
 mod invoke;
 mod routes;
 mod triggers;

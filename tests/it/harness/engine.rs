@@ -139,6 +139,12 @@ pub(crate) fn has_image(name: &str) -> bool {
     ask("GET", &format!("/images/{name}/json"), &[]).expect("the engine inspects").status == 200
 }
 
+/// Takes a saved image.
+pub(crate) fn load_archive(name: &str, archive: &[u8]) {
+    let loaded = ask("POST", "/images/load?quiet=1", archive).expect("the engine loads");
+    assert!(loaded.status == 200 && !loaded.text().contains("error"), "load of {name}: {loaded:?}");
+}
+
 /// Success also when it is not there.
 pub(crate) fn remove_image(name: &str) {
     let removed = ask("DELETE", &format!("/images/{name}?force=1"), &[]).expect("the engine removes");
@@ -172,14 +178,27 @@ pub(crate) fn archive(name: &str, program: &[u8]) -> Vec<u8> {
 
 /// The same with more files; the program is called `function`.
 pub(crate) fn archive_of(name: &str, files: &[(&str, &[u8])], architecture: &str) -> Vec<u8> {
+    saved(name, files, architecture, &json!({}))
+}
+
+/// The same with more in its configuration.
+pub(crate) fn archive_with(name: &str, files: &[(&str, &[u8])], more: &Value) -> Vec<u8> {
+    saved(name, files, ARCHITECTURE, more)
+}
+
+fn saved(name: &str, files: &[(&str, &[u8])], architecture: &str, more: &Value) -> Vec<u8> {
     let mut layer = tar::Builder::new(Vec::new());
     for (path, bytes) in files {
         append(&mut layer, path, bytes);
     }
     let layer = layer.into_inner().expect("memory");
+    let mut runs = json!({"Entrypoint": ["/function"], "Env": ["PATH=/"]});
+    for (key, value) in more.as_object().expect("an object") {
+        runs[key] = value.clone();
+    }
     let config = json!({
         "architecture": architecture, "os": "linux",
-        "config": {"Entrypoint": ["/function"], "Env": ["PATH=/"]},
+        "config": runs,
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))]},
         "history": [{"created": "2026-01-01T00:00:00Z"}],
     });

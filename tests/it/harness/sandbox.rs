@@ -66,6 +66,13 @@ fn thaw(pid: Pid) {
     }
 }
 
+/// Loads a saved image into the server's store.
+pub(crate) fn load(data: &Path, archive: &[u8]) {
+    let images = Images::open(&data.join("images"), Options::default()).expect("the store opens");
+    let stop = Stop::new().expect("a descriptor");
+    images.load(&mut &archive[..], None, Instant::now() + Duration::from_secs(60), &stop).expect("the image is loaded");
+}
+
 /// Loads a sample function's image into the server's store. Its name.
 pub(crate) fn install(data: &Path, sample: &'static str) -> String {
     let name = format!("hob-test/{sample}:1");
