@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::{Call, CallError, Caller, Moment};
 use crate::config::Config;
+use crate::extend::Extensions;
 use crate::hot::{Hot, Lease, Logs};
 pub use crate::hot::{Log, LogSink, Tail, Word};
 use crate::metrics::{CALLS, ContainerRow};
@@ -36,6 +37,8 @@ pub struct Agent {
     stop: Stop,
     limits: Limits,
     max_wait: Option<Duration>,
+    /// None: nobody listens to calls or changes them.
+    extensions: Option<Box<Extensions>>,
 }
 
 impl Agent {
@@ -43,7 +46,25 @@ impl Agent {
     /// When no descriptor is left for the stop signal.
     pub fn new(config: &Config, hot: Hot) -> std::io::Result<Agent> {
         let limits = Limits { max_body: config.max_answer_bytes, max_head: config.max_answer_head_bytes, hold: HOLD_BYTES };
-        Ok(Agent { hot, gate: Arc::default(), stop: Stop::new()?, limits, max_wait: config.max_wait })
+        Ok(Agent { hot, gate: Arc::default(), stop: Stop::new()?, limits, max_wait: config.max_wait, extensions: None })
+    }
+
+    /// With these listening to calls, or changing them.
+    #[must_use]
+    pub fn extended(mut self, extensions: Extensions) -> Agent {
+        self.extensions = (!extensions.leave_calls_alone()).then(|| Box::new(extensions));
+        self
+    }
+
+    /// Lets an extension change the call, before anything looks at it.
+    ///
+    /// # Errors
+    /// The extension's objection: the call is not to run.
+    pub fn prepare(&self, call: &mut Call) -> Result<(), CallError> {
+        match &self.extensions {
+            None => Ok(()),
+            Some(extensions) => extensions.change(call),
+        }
     }
 
     /// Runs `call` to its end: exactly one answer goes to `caller`, either
@@ -57,19 +78,23 @@ impl Agent {
             CALLS.server_busy.add(1);
             return Err(CallError::Draining);
         };
-        let result = self.run(call, caller);
+        let mut begun = false;
+        let result = self.run(call, caller, &mut begun);
+        if begun && let Some(extensions) = &self.extensions {
+            extensions.after(call, &result);
+        }
         count(&result);
         result
     }
 
-    fn run(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
+    fn run(&self, call: &Call, caller: &mut dyn Caller, begun: &mut bool) -> Result<(), CallError> {
         let wait_until = self.max_wait.map(|wait| call.accepted + wait);
         let mut dead = 0;
         loop {
             let mut lease = self.acquire(call, caller, wait_until)?;
             let started = Instant::now();
             CALLS.running.add(1);
-            let outcome = self.exchange(call, &mut lease, caller, started);
+            let outcome = self.exchange(call, &mut lease, caller, started, begun);
             CALLS.running.add(-1);
             match outcome {
                 Ok((result, Fate::Reuse)) => {
@@ -94,7 +119,14 @@ impl Agent {
     }
 
     /// The execution limit runs from here, thaw included (spec agent §1.5).
-    fn exchange(&self, call: &Call, lease: &mut Lease, caller: &mut dyn Caller, started: Instant) -> Result<(Result<(), CallError>, Fate), CallError> {
+    fn exchange(
+        &self,
+        call: &Call,
+        lease: &mut Lease,
+        caller: &mut dyn Caller,
+        started: Instant,
+        begun: &mut bool,
+    ) -> Result<(Result<(), CallError>, Fate), CallError> {
         if let Some(container) = lease.container_id() {
             probe::probe!(hob, slot, call.id.as_str().as_ptr(), container.as_str().as_ptr(), lease.calls_before());
             caller.passed(Moment::Acquired { origin: lease.origin(), container });
@@ -102,10 +134,30 @@ impl Agent {
         if lease.is_dead() {
             return Err(CallError::NoAnswer { cause: "the container had ended before the call".to_owned(), exit: None });
         }
+        if let Some(extensions) = &self.extensions
+            && !*begun
+        {
+            // The function was asked nothing: its container stays as it is.
+            if let Err(objected) = extensions.before(call) {
+                let fate = if lease.wake().is_ok() { Fate::Reuse } else { Fate::Discard };
+                return Ok((Err(objected), fate));
+            }
+            *begun = true;
+        }
         let timeout = Duration::from_secs(u64::from(call.spec.timeout_s));
         let deadline_wall = Timestamp(Timestamp::now().0 + i64::from(call.spec.timeout_s) * 1000);
         let request = FnRequest { call_id: &call.id, fields: &call.fields, body: &call.body, deadline: started + timeout, deadline_wall, timeout };
-        lease.exchange(&request, caller, &self.limits, &self.stop)
+        if !caller.metered() {
+            return lease.exchange(&request, caller, &self.limits, &self.stop);
+        }
+        let mark = lease.meter().and_then(|meter| meter.mark());
+        let outcome = lease.exchange(&request, caller, &self.limits, &self.stop);
+        if let (Some(mark), Some(meter)) = (mark, lease.meter())
+            && let Some(spent) = meter.since(&mark)
+        {
+            caller.passed(Moment::Spent { cpu: spent.cpu, memory_peak: spent.memory_peak });
+        }
+        outcome
     }
 
     /// The configuration changed: stale containers go, minimums are kept up.

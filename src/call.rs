@@ -75,6 +75,8 @@ pub enum Moment {
     Thawed,
     /// The request's head, and as much of its body as fits, is in the socket.
     Sent,
+    /// The function's part is over and used so much; of a metered call only.
+    Spent { cpu: Duration, memory_peak: Option<u64> },
 }
 
 /// Where the container of a call came from.
@@ -120,6 +122,10 @@ pub trait Caller {
     fn end(&mut self) -> Result<(), ClientGone>;
     /// A phase of the call has just ended. For receipts; costs nothing to ignore.
     fn passed(&mut self, _moment: Moment) {}
+    /// What the function uses is to be told: costs some microseconds.
+    fn metered(&self) -> bool {
+        false
+    }
     /// The socket to poll for "gone" (HUP, ERR) while the function works.
     fn socket(&self) -> Option<BorrowedFd<'_>>;
     /// Ask to be told once, from another thread, when the client is gone. Used
@@ -274,6 +280,15 @@ fn signal_name(number: i64) -> Option<&'static str> {
     })
 }
 
+/// What an extension answers a call instead of running it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Objection {
+    /// 400 to 599; anything else counts as 500.
+    pub status: u16,
+    pub message: String,
+}
+
 /// Every way a call can fail. Texts for users are made in `respond`.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -309,6 +324,8 @@ pub enum CallError {
     ClientGone,
     #[error("the answer broke after {sent} bytes had been sent: {cause}")]
     Broken { sent: u64, cause: String },
+    #[error("an extension objects: {0}")]
+    Objected(#[source] Objection),
     #[error("internal: {0}")]
     Internal(String),
 }
@@ -349,6 +366,7 @@ impl CallError {
             | CallError::NoCapacity { .. }
             | CallError::TooBig { .. }
             | CallError::ClientGone
+            | CallError::Objected(_)
             | CallError::Internal(_) => false,
         }
     }

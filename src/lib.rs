@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod extend;
 pub mod server;
 
 // One call, from the listener to the function and back.

@@ -81,6 +81,10 @@ pub fn call_answer(error: &CallError) -> Answer {
         }
         CallError::ClientGone => Answer::new(444, ""),
         CallError::Broken { .. } => Answer::new(502, "error receiving function response"),
+        CallError::Objected(objection) => {
+            let status = if (400..=599).contains(&objection.status) { objection.status } else { 500 };
+            Answer::new(status, objection.message.clone())
+        }
         CallError::Internal(_) => Answer::new(500, "internal server error"),
     }
 }

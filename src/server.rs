@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::docker::{Docker, Identity};
 use crate::driver::Driver;
 use crate::edge::Edge;
+use crate::extend::Extensions;
 use crate::hot::{Hot, HotConfig, LogOptions};
 use crate::model::{Id, ImageAllow};
 use crate::pool::{Need, Tokens, host, spawn};
@@ -47,6 +48,11 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: Config) -> ExitCode {
+    run_with(config, Extensions::default())
+}
+
+/// The same with something added by the program that hob is inside of.
+pub fn run_with(config: Config, extensions: Extensions) -> ExitCode {
     log_to_stderr(&config);
     config.notes.iter().for_each(|note| log::warn!("{note}"));
     raise_descriptor_limit(config.max_connections);
@@ -58,7 +64,7 @@ pub fn run(config: Config) -> ExitCode {
             return ExitCode::from(NOT_STARTED);
         }
     };
-    match Server::start(&config) {
+    match Server::start(&config, extensions) {
         Ok(server) => server.serve(signals, &config),
         Err(error) => {
             say(&format!("hob: cannot start: {error}"));
@@ -94,18 +100,21 @@ struct Server {
 }
 
 impl Server {
-    fn start(config: &Config) -> Result<Server, Failure> {
+    fn start(config: &Config, extensions: Extensions) -> Result<Server, Failure> {
         std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&config.data).map_err(|e| format!("data folder {}: {e}", config.data.display()))?;
         let data = config.data.canonicalize()?;
         let store = Arc::new(Store::open(&config.db_path)?);
         let iofs_path = absolute(&config.iofs)?;
         let iofs = Iofs::open(&iofs_path)?;
         let identity = Identity { store_id: *store.id(), instance_id: Id::new(), iofs: iofs_path, iofs_docker: config.iofs_docker.clone() };
-        let driver = driver(config, &data, &identity)?;
+        let driver = match &extensions.driver {
+            Some(driver) => driver.clone(),
+            None => driver(config, &data, &identity)?,
+        };
         reclaim(&*driver, &iofs);
         let total = host::capacity(config.max_total_memory_bytes, config.max_total_cpu_mcpus)?;
         let hot = Hot::open(hot_config(config), driver.clone(), Tokens::new(total), iofs)?;
-        let agent = Arc::new(Agent::new(config, hot)?);
+        let agent = Arc::new(Agent::new(config, hot)?.extended(extensions));
         let functions = store.clone();
         let exists = Arc::new(move |id: &Id| functions.snapshot().target(id).is_some());
         let ledger = Arc::new(Ledger::open(&data.join("calls.db"), config.calls.clone(), exists)?);
@@ -285,5 +294,80 @@ fn log_to_stderr(config: &Config) {
     }
     if builder.try_init().is_err() {
         log::debug!("logging is set up already");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{Call, LaunchError, Objection};
+    use crate::config::Raw;
+    use crate::driver::{ContainerSpec, DriverError, ExitSink, Instance, StartBudget};
+    use crate::extend::CallOverrider;
+
+    /// A driver of somebody else's.
+    #[derive(Debug)]
+    struct Refuses;
+
+    impl Driver for Refuses {
+        fn name(&self) -> &'static str {
+            "refuses"
+        }
+        fn describe(&self) -> String {
+            "a driver that refuses".to_owned()
+        }
+        fn start(&self, _spec: &ContainerSpec, _budget: &StartBudget, _exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
+            Err(LaunchError::Engine { step: "start", text: "as it always does".to_owned() })
+        }
+        fn freeze(&self, _instance: &Instance) -> Result<(), DriverError> {
+            Ok(())
+        }
+        fn thaw(&self, _instance: &Instance) -> Result<(), DriverError> {
+            Ok(())
+        }
+        fn remove(&self, _instance: &Instance) -> Result<(), DriverError> {
+            Ok(())
+        }
+        fn reclaim(&self) -> Result<usize, DriverError> {
+            Ok(0)
+        }
+        fn close(&self) {}
+    }
+
+    struct NoPosts;
+
+    impl CallOverrider for NoPosts {
+        fn override_call(&self, call: &mut Call) -> Result<(), Objection> {
+            if call.body.is_empty() { Ok(()) } else { Err(Objection { status: 418, message: "no bodies here".to_owned() }) }
+        }
+    }
+
+    #[test]
+    fn a_program_brings_its_own_driver_and_overrider() {
+        let data = std::env::temp_dir().join(format!("hob-server-{}", Id::new()));
+        let mut raw = Raw::default();
+        raw.set("FN_PORT", "0");
+        raw.set("HOB_DATA", data.to_str().expect("text"));
+        let config = raw.parse().expect("valid");
+        let extensions = Extensions::default().driver(Arc::new(Refuses)).expect("the first").overrider(Arc::new(NoPosts)).expect("the first");
+        assert!(extensions.clone().driver(Arc::new(Refuses)).is_err(), "one only");
+        let server = Server::start(&config, extensions).expect("starts");
+        let base = format!("http://{}", server.edge.local_addr());
+        let client = ureq::Agent::config_builder().proxy(None).http_status_as_error(false).build().new_agent();
+        let send = |path: &str, body: &str| {
+            let mut answer = client.post(format!("{base}{path}")).send(body).expect("an answer");
+            let text = answer.body_mut().read_to_string().expect("text");
+            (answer.status().as_u16(), serde_json::from_str::<serde_json::Value>(&text).expect("JSON"))
+        };
+        let (_, app) = send("/v2/apps", r#"{"name":"app"}"#);
+        let (status, function) = send("/v2/fns", &serde_json::json!({"app_id": app["id"], "name": "f", "image": "i"}).to_string());
+        assert_eq!(status, 200, "{function}");
+        let invoke = format!("/invoke/{}", function["id"].as_str().expect("an id"));
+        let (status, answer) = send(&invoke, "");
+        assert!(status == 502 && answer["message"].as_str().is_some_and(|text| text.ends_with("start: as it always does")), "{status} {answer}");
+        let (status, answer) = send(&invoke, "body");
+        assert_eq!((status, &answer["message"]), (418, &serde_json::json!("no bodies here")));
+        server.stop(&config);
+        std::fs::remove_dir_all(data).expect("removed");
     }
 }

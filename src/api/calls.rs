@@ -45,6 +45,10 @@ struct Shown {
     container_id: Option<Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trigger_id: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_peak_bytes: Option<u64>,
 }
 
 /// Where the time went; what did not happen is left out.
@@ -96,6 +100,8 @@ fn shown(record: Record) -> Shown {
         response_bytes: record.response_bytes,
         container_id: record.container,
         trigger_id: record.trigger,
+        cpu_ms: record.cpu_us.map(ms),
+        memory_peak_bytes: record.memory_peak,
     }
 }
 

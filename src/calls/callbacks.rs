@@ -164,14 +164,15 @@ impl Messenger {
                 log::error!("{error}");
                 Vec::new()
             });
-            let now = Timestamp::now();
+            let now = shared.clock.now();
             let mut desk = shared.desk.lock();
             if desk.closing {
                 return None;
             }
             // A host that does not answer holds half of the threads at most.
             let most = shared.settings.callback_workers.div_ceil(2);
-            for callback in waiting.iter().filter(|c| c.due <= now) {
+            // One that is due later than any pause was written by another clock.
+            for callback in waiting.iter().filter(|c| c.due <= now || c.due.0 > now.0 + LONGEST_PAUSE_MS) {
                 let host = host(&callback.url);
                 if !desk.claimed.contains_key(&callback.id) && desk.claimed.values().filter(|h| **h == host).count() < most {
                     desk.claimed.insert(callback.id, host);
@@ -188,7 +189,7 @@ impl Messenger {
 
     /// One try, and what is to be written down of it.
     fn tell(&self, callback: &Callback) -> impl FnOnce(super::writer::Done<()>) -> Job + use<> {
-        let (id, now) = (callback.id, Timestamp::now());
+        let (id, now) = (callback.id, self.ledger.shared.clock.now());
         let again = match self.send(callback) {
             Ok(()) => {
                 LEDGER.callbacks.add(1);

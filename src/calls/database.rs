@@ -4,11 +4,14 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+#[cfg(test)]
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::record::{Accepted, Ended, Kept, Phases, Record, Status, known_start};
+use super::workers::LONGEST_PAUSE_MS;
 use crate::model::{Id, Timestamp};
 
 const SCHEMA: &str = "
@@ -46,17 +49,24 @@ const SECOND: &str = "
         id text NOT NULL PRIMARY KEY, fn_id text NOT NULL, url text NOT NULL, ended int NOT NULL, due int NOT NULL, tries int NOT NULL) WITHOUT ROWID;
     CREATE INDEX callbacks_due ON callbacks (due);
 ";
-const VERSION: i64 = 2;
+/// What version 3 added.
+const THIRD: &str = "
+    ALTER TABLE calls ADD COLUMN cpu_us int;
+    ALTER TABLE calls ADD COLUMN memory_peak int;
+";
+const VERSION: i64 = 3;
+
+const RUNS_AGAIN: &str = "UPDATE calls SET status = 0 WHERE status = 1 AND (fn_id, id) IN (SELECT fn_id, id FROM queue WHERE dead = 0 AND attempts > 0)";
 
 /// Pages a connection keeps, in KiB (negative: not pages): the system keeps
 /// the file in memory anyway.
 const CACHE: &str = "PRAGMA cache_size=-512";
 
 const COLUMNS: &str = "fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, \
-     response_bytes, container, error, trigger_id, start_us, boot_us, thaw_us, dispatch_us, function_us";
+     response_bytes, container, error, trigger_id, start_us, boot_us, thaw_us, dispatch_us, function_us, cpu_us, memory_peak";
 
 /// One for each column.
-const PLACES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22";
+const PLACES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24";
 
 /// The calls cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +120,8 @@ pub struct Filter {
 pub(super) struct Database {
     connection: Connection,
     path: PathBuf,
+    #[cfg(test)]
+    pub(super) faults: Arc<super::fault_tests::Faults>,
 }
 
 impl Database {
@@ -117,7 +129,7 @@ impl Database {
     pub(super) fn open(path: &Path) -> Result<Database, LedgerError> {
         let failed = |source| LedgerError::Database { path: path.to_owned(), source };
         let connection = Connection::open(path).map_err(failed)?;
-        let database = Database { connection, path: path.to_owned() };
+        let database = Database::on(connection, path);
         let check: rusqlite::Result<String> = database.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
         match check {
             Ok(text) if text == "ok" => {}
@@ -130,18 +142,37 @@ impl Database {
             return Err(LedgerError::Newer { path: path.to_owned(), found });
         }
         database.migrate(found).map_err(failed)?;
-        // What ran when the last server ended waits again.
-        let again = "UPDATE calls SET status = 0 WHERE status = 1 AND (fn_id, id) IN (SELECT fn_id, id FROM queue WHERE dead = 0 AND attempts > 0)";
-        database.connection.execute_batch(again).map_err(failed)?;
+        // What ran when the last server ended waits again. Nothing is written
+        // where nothing has to be: a full disk must not keep a server down.
+        let ran = "FROM calls WHERE status = 1 AND (fn_id, id) IN (SELECT fn_id, id FROM queue WHERE dead = 0 AND attempts > 0)";
+        let any: bool = database.connection.query_row(&format!("SELECT EXISTS (SELECT 1 {ran})"), [], |row| row.get(0)).map_err(failed)?;
+        if any && let Err(error) = database.connection.execute_batch(RUNS_AGAIN) {
+            log::error!("calls database {}: {error}; calls that ran are shown as running until they run again", path.display());
+        }
         restrict(path);
         Ok(database)
     }
 
+    fn on(connection: Connection, path: &Path) -> Database {
+        Database {
+            connection,
+            path: path.to_owned(),
+            #[cfg(test)]
+            faults: Arc::default(),
+        }
+    }
+
     fn migrate(&self, found: i64) -> rusqlite::Result<()> {
+        if found == VERSION {
+            return Ok(());
+        }
         let transaction = self.connection.unchecked_transaction()?;
         transaction.execute_batch(SCHEMA)?;
         if found < 2 {
             transaction.execute_batch(SECOND)?;
+        }
+        if found < 3 {
+            transaction.execute_batch(THIRD)?;
         }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()
@@ -153,7 +184,7 @@ impl Database {
         let connection = Connection::open_with_flags(path, flags).map_err(|source| LedgerError::Database { path: path.to_owned(), source })?;
         let _ = connection.busy_timeout(Duration::from_secs(5));
         let _ = connection.execute_batch(CACHE);
-        Ok(Database { connection, path: path.to_owned() })
+        Ok(Database::on(connection, path))
     }
 
     fn prepare(&self) -> rusqlite::Result<()> {
@@ -170,17 +201,43 @@ impl Database {
     pub(super) fn commit(&mut self, durable: bool, changes: impl FnOnce(&Changes<'_>) -> rusqlite::Result<()>) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Database { path: self.path.clone(), source };
         self.connection.execute_batch(if durable { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" }).map_err(failed)?;
+        self.may_fail().map_err(failed)?;
+        #[cfg(test)]
+        let faults = self.faults.clone();
         let transaction = self.connection.transaction().map_err(failed)?;
-        changes(&Changes { connection: &transaction }).map_err(failed)?;
-        transaction.commit().map_err(failed)
+        let here = Changes {
+            connection: &transaction,
+            #[cfg(test)]
+            faults: &faults,
+        };
+        changes(&here).and_then(|()| here.may_fail()).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        // A sync that fails may have written everything.
+        self.may_fail().map_err(failed)
+    }
+
+    /// Where a test lets the disk fail.
+    #[allow(clippy::unused_self, reason = "used by tests")]
+    fn may_fail(&self) -> rusqlite::Result<()> {
+        #[cfg(test)]
+        self.faults.step()?;
+        Ok(())
     }
 
     /// All calls that still have to run, and how many are dead.
-    pub(super) fn waiting(&self) -> Result<(Vec<Waiting>, u64), LedgerError> {
+    ///
+    /// The clock may have been set back since they were written: then a due
+    /// time is taken as a distance, from the acceptance or from now.
+    pub(super) fn waiting(&self, now: Timestamp) -> Result<(Vec<Waiting>, u64), LedgerError> {
         self.read(|c| {
-            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts FROM queue WHERE dead = 0")?;
+            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts, created FROM queue WHERE dead = 0")?;
             let rows = statement.query_map([], |row| {
-                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(row.get(3)?), attempts: row.get(4)? })
+                let (due, attempts, created): (i64, u32, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
+                let mut due = if created > now.0 { due - (created - now.0) } else { due };
+                if attempts > 0 {
+                    due = due.min(now.0 + LONGEST_PAUSE_MS);
+                }
+                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(due), attempts })
             })?;
             let waiting = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let dead: i64 = c.query_row("SELECT count(*) FROM queue WHERE dead = 1", [], |row| row.get(0))?;
@@ -291,11 +348,22 @@ impl Database {
 /// Changes within one transaction.
 pub(super) struct Changes<'t> {
     pub(super) connection: &'t Connection,
+    #[cfg(test)]
+    faults: &'t super::fault_tests::Faults,
 }
 
 impl Changes<'_> {
+    /// Where a test lets the disk fail.
+    #[allow(clippy::unused_self, reason = "used by tests")]
+    pub(super) fn may_fail(&self) -> rusqlite::Result<()> {
+        #[cfg(test)]
+        self.faults.step()?;
+        Ok(())
+    }
+
     /// A call that is over, or stands at `record.status`.
     pub(super) fn put(&self, r: &Record) -> rusqlite::Result<()> {
+        self.may_fail()?;
         let sql = format!("INSERT OR REPLACE INTO calls ({COLUMNS}) VALUES ({PLACES})");
         let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.connection.prepare_cached(&sql)?.execute(params![
@@ -321,6 +389,8 @@ impl Changes<'_> {
             big(r.phases.thaw_us),
             big(r.phases.dispatch_us),
             big(r.phases.function_us),
+            r.cpu_us.map(big),
+            r.memory_peak.map(big),
         ])?;
         Ok(())
     }
@@ -332,6 +402,7 @@ impl Changes<'_> {
     }
 
     pub(super) fn accept(&self, a: &Accepted) -> rusqlite::Result<()> {
+        self.may_fail()?;
         self.connection
             .prepare_cached(
                 "INSERT INTO queue (id, fn_id, app_id, priority, due, created, attempts, dead, fields, body, trigger_id, callback) \
@@ -361,6 +432,7 @@ impl Changes<'_> {
     }
 
     pub(super) fn begin(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+        self.may_fail()?;
         self.connection.prepare_cached("UPDATE queue SET attempts = ?2 WHERE id = ?1")?.execute(params![w.id.as_str(), w.attempts])?;
         self.connection.prepare_cached("UPDATE calls SET status = ?3, started = ?4, attempts = ?5 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
             w.fn_id.as_str(),
@@ -375,6 +447,7 @@ impl Changes<'_> {
     /// The end of a run. A call whose attempts are used up stays in the queue,
     /// dead, until it is sent again or forgotten.
     pub(super) fn ended(&self, ended: &Ended, now: Timestamp) -> rusqlite::Result<()> {
+        self.may_fail()?;
         match ended {
             Ended::Done { record, answer } => {
                 self.put(record)?;
@@ -409,6 +482,7 @@ impl Changes<'_> {
 
     /// A callback was made, or is to be tried again then.
     pub(super) fn told(&self, id: &Id, again: Option<(Timestamp, u32)>) -> rusqlite::Result<()> {
+        self.may_fail()?;
         match again {
             None => self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1")?.execute([id.as_str()])?,
             Some((due, tries)) => {
@@ -419,6 +493,7 @@ impl Changes<'_> {
     }
 
     pub(super) fn cancel(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+        self.may_fail()?;
         self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1")?.execute([w.id.as_str()])?;
         self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = ?4, error = NULL WHERE fn_id = ?1 AND id = ?2")?.execute(params![
             w.fn_id.as_str(),
@@ -431,6 +506,7 @@ impl Changes<'_> {
 
     /// A dead call is to run again, with all its attempts.
     pub(super) fn revive(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+        self.may_fail()?;
         self.connection.prepare_cached("UPDATE queue SET dead = 0, attempts = 0, due = ?2 WHERE id = ?1")?.execute(params![w.id.as_str(), now.0])?;
         self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = NULL, attempts = 0 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
             w.fn_id.as_str(),
@@ -490,6 +566,10 @@ fn maybe_id(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Id>> {
     Ok(text.and_then(|text| Id::from_str(&text).ok()))
 }
 
+fn maybe_count(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(|n| u64::try_from(n).unwrap_or(0)))
+}
+
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let start: String = row.get(9)?;
     let count = |column| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
@@ -512,6 +592,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         error: row.get(15)?,
         trigger: maybe_id(row, 16)?,
         phases: Phases { start_us: count(17)?, boot_us: count(18)?, thaw_us: count(19)?, dispatch_us: count(20)?, function_us: count(21)? },
+        cpu_us: maybe_count(row, 22)?,
+        memory_peak: maybe_count(row, 23)?,
     })
 }
 

@@ -29,6 +29,14 @@ impl Front {
         Front { agent, ledger, followers: Arc::default() }
     }
 
+    /// Lets an extension change the call, see [`Agent::prepare`].
+    ///
+    /// # Errors
+    /// The extension's objection.
+    pub fn prepare(&self, call: &mut Call) -> Result<(), CallError> {
+        self.agent.prepare(call)
+    }
+
     /// Runs a call, see [`Agent::submit`], and keeps its record if it is one
     /// that is kept.
     ///
@@ -39,7 +47,7 @@ impl Front {
         if keep == Keep::None {
             return self.agent.submit(call, caller);
         }
-        let mut beside = Beside { caller, tally: Tally::default() };
+        let mut beside = Beside { caller, tally: Tally::default(), metered: self.ledger.shared.settings.usage };
         let result = self.agent.submit(call, &mut beside);
         if keep == Keep::All || result.is_err() {
             self.ledger.note(beside.tally.record(call, &result, Timestamp::now()));
@@ -81,7 +89,7 @@ impl Front {
             fn_id: call.spec.fn_id,
             created,
             priority: how.priority,
-            due: Timestamp(created.0.saturating_add(delay_ms)),
+            due: Timestamp(self.ledger.shared.clock.now().0.saturating_add(delay_ms)),
             fields: call.fields,
             body,
             key: how.key.clone(),
@@ -95,6 +103,7 @@ impl Front {
 struct Beside<'a> {
     caller: &'a mut dyn Caller,
     tally: Tally,
+    metered: bool,
 }
 
 impl Caller for Beside<'_> {
@@ -115,6 +124,9 @@ impl Caller for Beside<'_> {
     fn passed(&mut self, moment: Moment) {
         self.tally.pass(moment);
         self.caller.passed(moment);
+    }
+    fn metered(&self) -> bool {
+        self.metered
     }
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.caller.socket()

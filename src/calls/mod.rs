@@ -18,7 +18,10 @@
 
 mod address;
 mod callbacks;
+mod clock;
 mod database;
+#[cfg(test)]
+mod fault_tests;
 mod follow;
 mod front;
 mod logbook;
@@ -44,10 +47,13 @@ use crate::agent::LogSink;
 use crate::call::DetachError;
 use crate::config::{CallsConfig, Keep};
 use crate::metrics::LEDGER;
-use crate::model::{Id, Timestamp};
+use crate::model::Id;
+#[cfg(test)]
+use crate::model::Timestamp;
 use crate::pool::{Thread, spawn};
 
 use callbacks::Desk;
+use clock::Clock;
 use database::{Database, Waiting};
 use logbook::Pending;
 use readers::Readers;
@@ -85,6 +91,7 @@ pub(crate) struct Shared {
     bell: Sender<()>,
     ready: Mutex<Ready>,
     changed: Condvar,
+    clock: Clock,
     /// What the callbacks' threads share, and their bell.
     desk: Mutex<Desk>,
     told: Condvar,
@@ -122,9 +129,13 @@ impl Ledger {
     /// # Errors
     /// A damaged file or one of a newer version; no thread.
     pub fn open(path: &Path, settings: CallsConfig, exists: Exists) -> Result<Ledger, LedgerError> {
-        let database = Database::open(path)?;
+        Ledger::with(Database::open(path)?, path, settings, exists)
+    }
+
+    fn with(database: Database, path: &Path, settings: CallsConfig, exists: Exists) -> Result<Ledger, LedgerError> {
+        let clock = Clock::start();
         let readers = Readers::open(path)?;
-        let (waiting, dead) = database.waiting()?;
+        let (waiting, dead) = database.waiting(clock.now())?;
         let mut ready = Ready::default();
         for w in waiting {
             // A call that was running when the server was killed has used up an
@@ -145,6 +156,7 @@ impl Ledger {
             bell,
             ready: Mutex::new(ready),
             changed: Condvar::new(),
+            clock,
             desk: Mutex::default(),
             told: Condvar::new(),
             closing: AtomicBool::new(false),
@@ -267,7 +279,7 @@ impl Ledger {
     pub fn run_again(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
         let dead = self.readers.with(|r| r.dead(id)).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
         let Some(waiting) = dead else { return self.not(fn_id, id) };
-        let waiting = Waiting { due: Timestamp::now(), ..waiting };
+        let waiting = Waiting { due: self.shared.clock.now(), ..waiting };
         self.ask(|done| Job::Revive(waiting, done))?;
         LEDGER.queued.add(1);
         Ok(Changed::Yes)

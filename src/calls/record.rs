@@ -71,6 +71,10 @@ pub struct Record {
     /// The trigger it came through.
     pub trigger: Option<Id>,
     pub phases: Phases,
+    /// CPU time of the container meanwhile, and the most memory it held in
+    /// bytes; of metered calls, where the cgroup tells.
+    pub cpu_us: Option<u64>,
+    pub memory_peak: Option<u64>,
 }
 
 /// Where a call's time went, in microseconds; 0 where there was no such phase.
@@ -107,6 +111,8 @@ impl Record {
             error: None,
             trigger: accepted.trigger,
             phases: Phases::default(),
+            cpu_us: None,
+            memory_peak: None,
         }
     }
 }

@@ -13,6 +13,7 @@ pub(super) struct Tally {
     sent: Option<Instant>,
     thawed: Option<Instant>,
     container: Option<Id>,
+    spent: Option<(Duration, Option<u64>)>,
     pub(super) response_bytes: u64,
 }
 
@@ -22,11 +23,12 @@ impl Tally {
         let now = Instant::now();
         match moment {
             Moment::Acquired { origin, container } => {
-                (self.acquired, self.sent, self.thawed) = (Some((now, origin)), None, None);
+                (self.acquired, self.sent, self.thawed, self.spent) = (Some((now, origin)), None, None, None);
                 self.container = Some(container);
             }
             Moment::Sent => self.sent = Some(now),
             Moment::Thawed => self.thawed = Some(now),
+            Moment::Spent { cpu, memory_peak } => self.spent = Some((cpu, memory_peak)),
         }
     }
 
@@ -56,6 +58,8 @@ impl Tally {
             error,
             trigger: call.trigger,
             phases: self.phases(call.accepted, end),
+            cpu_us: self.spent.map(|(cpu, _)| micros(cpu)),
+            memory_peak: self.spent.and_then(|(_, peak)| peak),
         }
     }
 

@@ -7,12 +7,12 @@ use super::record::Phases;
 use super::*;
 use crate::config::Keep;
 
-struct Room {
-    path: PathBuf,
+pub(super) struct Room {
+    pub(super) path: PathBuf,
 }
 
 impl Room {
-    fn new() -> Room {
+    pub(super) fn new() -> Room {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let path = std::env::temp_dir().join(format!("hob-calls-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&path).expect("a folder");
@@ -25,7 +25,7 @@ impl Room {
         Ledger::open(&self.path.join("calls.db"), settings, Arc::new(|_| true)).expect("opened")
     }
 
-    fn open(&self) -> Ledger {
+    pub(super) fn open(&self) -> Ledger {
         self.open_with(|_| {})
     }
 }
@@ -36,13 +36,14 @@ impl Drop for Room {
     }
 }
 
-fn settings() -> CallsConfig {
+pub(super) fn settings() -> CallsConfig {
     let day = Duration::from_secs(86_400);
     CallsConfig {
         keep: Keep::All,
         keep_per_function: 1000,
         keep_for: day,
         keep_answers: day,
+        usage: false,
         keep_logs: true,
         log_bytes_per_function: 100_000,
         log_bytes: 250_000,
@@ -57,7 +58,7 @@ fn settings() -> CallsConfig {
     }
 }
 
-fn call(fn_id: Id, key: Option<&str>) -> Accepted {
+pub(super) fn call(fn_id: Id, key: Option<&str>) -> Accepted {
     let created = Timestamp::now();
     Accepted {
         id: Id::new(),
@@ -74,7 +75,7 @@ fn call(fn_id: Id, key: Option<&str>) -> Accepted {
     }
 }
 
-fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !look() {
         assert!(Instant::now() < until, "in vain: {what}");
@@ -171,6 +172,8 @@ fn record(fn_id: Id, created: Timestamp) -> Record {
         error: Some("text".to_owned()),
         trigger: Some(fn_id),
         phases: Phases { start_us: 1, boot_us: 2, thaw_us: 3, dispatch_us: 4, function_us: 5 },
+        cpu_us: Some(6),
+        memory_peak: None,
     }
 }
 
@@ -266,10 +269,14 @@ fn logs_on_disk_are_bounded_by_function_and_in_all() {
             let call = Id::new();
             sink.finished(&log(*fn_id, Some(call), &format!("{n:>999}\n").repeat(90)));
             // One after the other: what waits for the writer is bounded too.
-            wait_until("the log", || ledger.printed(fn_id, &call).expect("read").1.is_some());
+            wait_until("the log on disk", || ledger.readers.with(|r| r.printed_by_call(fn_id, &call)).expect("read").is_some());
         }
     }
-    let held = |fn_id: &Id| ledger.printed_by_function(fn_id, usize::MAX).expect("read").iter().map(|p| p.text.len()).sum::<usize>();
+    let on_disk = |ledger: &Ledger, fn_id: &Id| {
+        let printed = ledger.readers.with(|r| r.printed_by_function(fn_id, usize::MAX)).expect("read");
+        printed.iter().map(|p| p.text.len()).sum::<usize>()
+    };
+    let held = |fn_id: &Id| on_disk(&ledger, fn_id);
     let all: Vec<usize> = functions.iter().map(held).collect();
     assert!(all.iter().all(|bytes| *bytes <= 100_000) && all.iter().sum::<usize>() <= 250_000, "{all:?}");
     assert!(all[2] >= 30_000 && all[3] == 6, "the newest is there, the small one kept: {all:?}");
@@ -282,7 +289,7 @@ fn logs_on_disk_are_bounded_by_function_and_in_all() {
     let ledger = Ledger::open(&room.path.join("calls.db"), settings, Arc::new(move |id| *id != functions[3])).expect("opened");
     ledger.log_sink().finished(&log(functions[0], None, "last\n"));
     wait_until("the limits", || {
-        let held = |fn_id: &Id| ledger.printed_by_function(fn_id, usize::MAX).expect("read").iter().map(|p| p.text.len()).sum::<usize>();
+        let held = |fn_id: &Id| on_disk(&ledger, fn_id);
         functions.iter().map(held).sum::<usize>() <= 1_000 && held(&functions[3]) == 0
     });
 }
@@ -310,7 +317,7 @@ fn an_older_file_is_brought_up_to_date() {
     let id = room.open().accept(call(fn_id, None)).expect("accepted");
     let old = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
     old.execute_batch("DROP TABLE logs").expect("dropped");
-    for column in ["trigger_id", "start_us", "boot_us", "thaw_us", "dispatch_us", "function_us"] {
+    for column in ["cpu_us", "memory_peak", "trigger_id", "start_us", "boot_us", "thaw_us", "dispatch_us", "function_us"] {
         old.execute_batch(&format!("ALTER TABLE calls DROP COLUMN {column}")).expect("dropped");
     }
     old.execute_batch("ALTER TABLE queue DROP COLUMN trigger_id; ALTER TABLE queue DROP COLUMN callback; DROP TABLE callbacks; PRAGMA user_version = 1")
@@ -319,4 +326,29 @@ fn an_older_file_is_brought_up_to_date() {
     let ledger = room.open();
     assert_eq!(ledger.record(&fn_id, &id).expect("read").map(|r| r.status), Some(Status::Queued));
     assert_eq!(ledger.shared.ready.lock().len(), 1);
+}
+
+/// The clock was set back between two starts: nothing waits longer for it.
+#[test]
+fn a_clock_that_was_set_back_puts_nothing_off() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let (hour, day) = (3_600_000, 86_400_000);
+    let now = Timestamp::now();
+    let late = Accepted { created: Timestamp(now.0 + day), due: Timestamp(now.0 + day + hour), ..call(fn_id, None) };
+    let failed = call(fn_id, None);
+    {
+        let ledger = room.open();
+        ledger.accept(late.clone()).expect("accepted");
+        ledger.accept(failed.clone()).expect("accepted");
+        let taken = ledger.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits");
+        assert_eq!(taken.id, failed.id);
+        let waiting = Waiting { attempts: 1, due: Timestamp(now.0 + day), ..taken };
+        ledger.ended(record::Ended::Again { waiting, error: "text".to_owned() });
+        wait_until("the end", || !ledger.shared.ready.lock().is_running(&failed.id));
+    }
+    let ledger = room.open();
+    let mut ready = ledger.shared.ready.lock();
+    let end = Timestamp(Timestamp::now().0 + hour);
+    let due: Vec<i64> = std::iter::from_fn(|| ready.take(end, |_| true)).map(|w| w.due.0 - now.0).collect();
+    assert!(due.len() == 2 && due[0] <= 300_000 + 60_000 && (hour - 1..=hour + 60_000).contains(&due[1]), "{due:?}");
 }

@@ -25,7 +25,7 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The first pause before another try, doubled each time.
 const FIRST_PAUSE_MS: i64 = 1_000;
-const LONGEST_PAUSE_MS: i64 = 300_000;
+pub(super) const LONGEST_PAUSE_MS: i64 = 300_000;
 
 /// Finds a function's configuration; none when it was deleted.
 pub type FindSpec = Arc<dyn Fn(&Id) -> Option<Arc<FnSpec>> + Send + Sync>;
@@ -112,7 +112,7 @@ impl Worker {
             if shared.closing.load(Ordering::SeqCst) {
                 return None;
             }
-            let now = Timestamp::now();
+            let now = shared.clock.now();
             let taken = ready.take(now, |fn_id| (self.find)(fn_id).is_none_or(|spec| self.may_run(&spec)));
             if let Some(waiting) = taken {
                 let spec = (self.find)(&waiting.fn_id);
@@ -169,9 +169,10 @@ impl Worker {
     fn submit(&self, waiting: Waiting, accepted: Accepted, spec: Arc<FnSpec>) {
         let attempts = self.attempts(&spec);
         let Accepted { id, created, fields, body, trigger, .. } = accepted;
-        let call = Call { id, spec, fields, body: Body::Memory(body), accepted: Instant::now(), trigger };
+        let mut call = Call { id, spec, fields, body: Body::Memory(body), accepted: Instant::now(), trigger };
         let mut keeper = Keeper::default();
-        let submitted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.submit(&call, &mut keeper)));
+        let submitted =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.prepare(&mut call).and_then(|()| self.agent.submit(&call, &mut keeper))));
         let result = submitted.unwrap_or_else(|_| Err(CallError::Internal("a panic".to_owned())));
         let mut record = keeper.tally.record(&call, &result, Timestamp::now());
         record.detached = true;
@@ -193,7 +194,7 @@ impl Worker {
     fn again(&self, mut waiting: Waiting, error: String, free: bool) {
         let pause = FIRST_PAUSE_MS.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(16)).min(LONGEST_PAUSE_MS);
         waiting.attempts -= u32::from(free && waiting.attempts > 0);
-        waiting.due = Timestamp(Timestamp::now().0 + pause);
+        waiting.due = Timestamp(self.ledger.shared.clock.now().0 + pause);
         LEDGER.retried.add(1);
         self.ledger.ended(Ended::Again { waiting, error });
     }
@@ -265,6 +266,9 @@ impl Caller for Keeper {
     }
     fn passed(&mut self, moment: Moment) {
         self.tally.pass(moment);
+    }
+    fn metered(&self) -> bool {
+        true
     }
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None

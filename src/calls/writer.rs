@@ -23,7 +23,7 @@ const TIDY: Duration = Duration::from_secs(30);
 /// Rows forgotten of a function in one transaction: others wait meanwhile.
 const FORGET: u32 = 5_000;
 /// Between tries to write down what failed to be.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
 /// What comes back once the job is on disk.
 pub(super) type Done<T> = Sender<Result<T, String>>;
@@ -116,7 +116,7 @@ fn usage_of(database: &Database) -> Usage {
 fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &Gathered, usage: &mut Usage) -> Vec<Job> {
     let Gathered { records, logs } = gathered;
     let limits = &shared.settings;
-    let now = Timestamp::now();
+    let now = shared.clock.now();
     let durable = !batch.is_empty();
     let mut same = Vec::with_capacity(batch.len());
     let committed = database.commit(durable, |changes| {

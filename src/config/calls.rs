@@ -19,6 +19,8 @@ pub struct CallsConfig {
     pub keep_per_function: u64,
     pub keep_for: Duration,
     pub keep_answers: Duration,
+    /// Records of synchronous calls tell CPU and memory too.
+    pub usage: bool,
     /// What functions print is written down.
     pub keep_logs: bool,
     /// Bytes of logs on disk: of one function, of all.
@@ -53,6 +55,7 @@ impl Raw {
             keep_per_function: self.count("HOB_CALLS_PER_FN"),
             keep_for: Duration::from_secs(self.count("HOB_CALLS_MAX_AGE_SECS")),
             keep_answers: Duration::from_secs(self.count("HOB_ANSWERS_MAX_AGE_SECS")),
+            usage: self.switch("HOB_CALL_USAGE"),
             keep_logs: self.switch("HOB_CALL_LOGS"),
             log_bytes_per_function: self.count("HOB_LOG_BYTES_PER_FN"),
             log_bytes: self.count("HOB_LOG_BYTES"),

@@ -388,12 +388,12 @@ fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method)
 
 /// Runs a call. INVARIANT: its client gets exactly one answer, or sees the
 /// connection cut.
-fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &'static str), timed: bool, call: Call) -> bool {
+fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &'static str), timed: bool, mut call: Call) -> bool {
     let mut client = ClientSide::new(reply, &conn.sock, &shared.poller, conn.id, call.id, door);
     if timed || shared.limits.timed {
         client.receipt = Some(Receipt::new(call.accepted, Instant::now()));
     }
-    let result = match catch_unwind(AssertUnwindSafe(|| shared.calls.submit(&call, &mut client))) {
+    let result = match catch_unwind(AssertUnwindSafe(|| shared.calls.prepare(&mut call).and_then(|()| shared.calls.submit(&call, &mut client)))) {
         Ok(result) => result,
         Err(_) => {
             log::error!("call {} of function {} panicked", call.id, fn_name(&call.spec));

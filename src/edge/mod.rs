@@ -81,6 +81,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(4);
 
 /// Runs calls; `Front` in the server.
 pub trait Calls: Send + Sync {
+    /// See [`Front::prepare`].
+    ///
+    /// # Errors
+    /// The call is not to run.
+    fn prepare(&self, _call: &mut Call) -> Result<(), CallError> {
+        Ok(())
+    }
+
     /// See [`Front::submit`].
     ///
     /// # Errors
@@ -130,6 +138,10 @@ pub enum Miss {
 }
 
 impl Calls for Front {
+    fn prepare(&self, call: &mut Call) -> Result<(), CallError> {
+        Front::prepare(self, call)
+    }
+
     fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
         Front::submit(self, call, caller)
     }

@@ -32,6 +32,7 @@ impl Receipt {
             Moment::Acquired { origin, .. } => (self.acquired, self.sent, self.thawed) = (Some((now, origin)), None, None),
             Moment::Sent => self.sent = Some(now),
             Moment::Thawed => self.thawed = Some(now),
+            Moment::Spent { .. } => {}
         }
     }
 

@@ -71,6 +71,14 @@ impl Lease {
         Ok(())
     }
 
+    /// Makes one that was not used fit to be finished.
+    ///
+    /// # Errors
+    /// It cannot be thawed: it is to be dropped.
+    pub fn wake(&mut self) -> Result<(), CallError> {
+        if self.frozen { self.thaw() } else { Ok(()) }
+    }
+
     /// Whether the container's process has ended already.
     pub fn is_dead(&self) -> bool {
         self.container.as_ref().is_none_or(|c| c.pulse.exit().is_some())

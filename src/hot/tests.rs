@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::{Hot, HotConfig, LogOptions};
 use crate::agent::Agent;
-use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, Exit, LaunchError, WatchGuard};
+use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, Exit, LaunchError, Objection, WatchGuard};
 use crate::config::Raw;
 use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Instance, StartBudget};
 use crate::model::{FnSpec, Id, SlotKey};
@@ -359,14 +359,8 @@ struct Outcome {
     failed: Vec<String>,
 }
 
-/// Callers on the given functions, room for two containers; the server is
-/// asked to end when `stop_after` calls have their outcome.
-fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_after: usize) -> Outcome {
-    let folder = std::env::temp_dir().join(format!("hob-hot-{}", Id::new()));
-    let mut raw = Raw::default();
-    raw.set("HOB_MAX_WAIT_MSECS", "10000");
-    let config = raw.parse().expect("valid");
-    let hot_config = HotConfig {
+fn settings() -> HotConfig {
+    HotConfig {
         freeze_idle: Some(Duration::ZERO),
         launcher_timeout: None,
         pull_timeout: Some(Duration::from_secs(5)),
@@ -377,7 +371,17 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
         start_lanes: 4,
         stop_lanes: 2,
         logs: LogOptions { max_call_bytes: 1 << 20, copy: false },
-    };
+    }
+}
+
+/// Callers on the given functions, room for two containers; the server is
+/// asked to end when `stop_after` calls have their outcome.
+fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_after: usize) -> Outcome {
+    let folder = std::env::temp_dir().join(format!("hob-hot-{}", Id::new()));
+    let mut raw = Raw::default();
+    raw.set("HOB_MAX_WAIT_MSECS", "10000");
+    let config = raw.parse().expect("valid");
+    let hot_config = settings();
     let tokens = Tokens::new(Need { mib: 2 * MIB, mcpu: 1000 });
     let hot = Hot::open(hot_config, driver, tokens, Iofs::open(&folder).expect("folder")).expect("opens");
     let agent = Agent::new(&config, hot).expect("agent");
@@ -518,4 +522,79 @@ fn functions_that_never_listen() {
             }
         }
     }
+}
+
+/// Objects to what it is told to, changes a field, remembers the rest.
+#[derive(Default)]
+struct Ears {
+    heard: Mutex<Vec<String>>,
+}
+
+impl crate::extend::CallListener for Ears {
+    fn before_call(&self, call: &Call) -> Result<(), Objection> {
+        self.heard.lock().push("before".to_owned());
+        match &call.fields[..] {
+            b"X-Bad: listener\r\n" => Err(Objection { status: 402, message: "no credit".to_owned() }),
+            _ => Ok(()),
+        }
+    }
+
+    fn after_call(&self, _call: &Call, result: &Result<(), CallError>) {
+        self.heard.lock().push(format!("after {}", result.is_ok()));
+    }
+}
+
+impl crate::extend::CallOverrider for Ears {
+    fn override_call(&self, call: &mut Call) -> Result<(), Objection> {
+        match &call.fields[..] {
+            b"X-Bad: overrider\r\n" => Err(Objection { status: 403, message: "not here".to_owned() }),
+            _ => {
+                call.body = Body::Memory(b"changed".to_vec());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// An objection costs no container; who objected to is not told of its end.
+#[test]
+fn extensions_hear_of_calls_change_them_and_object() {
+    let folder = std::env::temp_dir().join(format!("hob-hot-{}", Id::new()));
+    let config = Raw::default().parse().expect("valid");
+    let inner = Arc::new(InProcess::default());
+    let hot = Hot::open(settings(), inner.clone(), Tokens::new(Need { mib: 2 * MIB, mcpu: 1000 }), Iofs::open(&folder).expect("folder")).expect("opens");
+    let ears = Arc::new(Ears::default());
+    let extensions = crate::extend::Extensions::default().listener(ears.clone()).overrider(ears.clone()).expect("the first");
+    assert_eq!(extensions.clone().overrider(ears.clone()).expect_err("the second").to_string(), "a call overrider is registered already");
+    let agent = Agent::new(&config, hot).expect("agent").extended(extensions);
+    let spec = function(1, "Echoes");
+    let run = |fields: &[u8]| {
+        let mut call =
+            Call { id: Id::new(), spec: spec.clone(), fields: fields.to_vec(), body: Body::Memory(b"sent".to_vec()), accepted: Instant::now(), trigger: None };
+        let mut client = Client::default();
+        let result = agent.prepare(&mut call).and_then(|()| agent.submit(&call, &mut client));
+        (result, client.body)
+    };
+    let objection = |result| match result {
+        Err(CallError::Objected(objection)) => objection.status,
+        other => panic!("{other:?}"),
+    };
+    let (result, body) = run(b"");
+    assert!(result.is_ok() && body == b"changed", "{result:?}");
+    assert_eq!(objection(run(b"X-Bad: overrider\r\n").0), 403);
+    for _ in 0..3 {
+        // Frozen again each time: it is thawed before it is given back.
+        let until = Instant::now() + Duration::from_secs(10);
+        while !inner.all_frozen() {
+            assert!(Instant::now() < until, "it freezes");
+            std::thread::yield_now();
+        }
+        assert_eq!(objection(run(b"X-Bad: listener\r\n").0), 402);
+    }
+    assert!(run(b"").0.is_ok());
+    assert_eq!(*ears.heard.lock(), ["before", "after true", "before", "before", "before", "before", "after true"]);
+    assert_eq!(inner.started.load(Ordering::SeqCst), 1, "one container did it all");
+    agent.refuse();
+    assert_eq!(agent.close(Instant::now() + Duration::from_secs(30)), Vec::<String>::new());
+    std::fs::remove_dir_all(&folder).expect("removed");
 }

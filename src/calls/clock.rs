@@ -1,0 +1,42 @@
+//! The time by which calls are due: the wall clock as it was at the start, and
+//! from then on what has passed. A clock that is set meanwhile puts nothing off
+//! and calls nothing early.
+
+use std::time::Instant;
+
+use crate::model::Timestamp;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    wall: Timestamp,
+    begun: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Clock {
+        Clock { wall: Timestamp::now(), begun: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.at(Instant::now())
+    }
+
+    fn at(&self, now: Instant) -> Timestamp {
+        let passed = now.saturating_duration_since(self.begun).as_millis();
+        Timestamp(self.wall.0.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Whatever the wall clock says meanwhile: it is asked once.
+    #[test]
+    fn only_what_has_passed_counts() {
+        let clock = Clock { wall: Timestamp(5_000), begun: Instant::now() };
+        assert_eq!(clock.at(clock.begun + Duration::from_millis(1_500)), Timestamp(6_500));
+        assert_eq!(clock.at(clock.begun), Timestamp(5_000));
+    }
+}
