@@ -16,6 +16,7 @@ pub mod calls;
 pub mod edge;
 pub mod hot;
 pub mod http1;
+pub mod syslog;
 pub mod uds;
 
 // What makes containers.

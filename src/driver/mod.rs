@@ -164,6 +164,12 @@ pub trait Driver: Send + Sync + Debug {
         None
     }
 
+    /// Whether it sends what containers print to `ContainerSpec::syslog_url`;
+    /// if not, somebody else does.
+    fn sends_syslog(&self) -> bool {
+        true
+    }
+
     /// Image, create, start. When it returns an error nothing is left behind
     /// (or its removal is under way in the driver's own care). `exit` is told
     /// when the container ends, also when that is before this returns.

@@ -154,7 +154,7 @@ impl ExitSink for Pulse {
     }
 
     fn wants_output(&self) -> bool {
-        self.logs.wanted()
+        self.logs.wanted() || self.voice.syslog().is_some()
     }
 
     fn output(&self, output: Output) {

@@ -17,8 +17,9 @@ use crossbeam_channel::Receiver;
 
 use crate::call::{CallError, LaunchError, Startup};
 use crate::driver::{ContainerSpec, DriverError, ExitSink, StartBudget};
-use crate::model::Id;
+use crate::model::{FnSpec, Id};
 use crate::pool::Token;
+use crate::syslog::Destination;
 use crate::uds::function::{FunctionSocket, SOCKET_NAME};
 use crate::uds::iofs::Folder;
 use crate::uds::listener::Watch;
@@ -80,7 +81,9 @@ fn failed(queue: &Arc<SlotQueue>, error: Arc<LaunchError>) {
 fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: Instant) -> Result<Box<Container>, LaunchError> {
     let id = Id::new();
     let bell = queue.clone();
-    let (pulse, boot_exit) = Pulse::new(id, begun, Voice::new(&queue.spec, id, begun), Spending::new(&queue.cpu), &shared.logs, Box::new(move || bell.ring()));
+    let syslog = syslog_of(shared, &queue.spec)?;
+    let (pulse, boot_exit) =
+        Pulse::new(id, begun, Voice::new(&queue.spec, id, begun, syslog), Spending::new(&queue.cpu), &shared.logs, Box::new(move || bell.ring()));
     pulse.become_(State::Creating);
     queue.with(|inner| inner.pulses.push(pulse.clone()));
     let result = boot(shared, queue, token, begun, &pulse, &boot_exit);
@@ -88,6 +91,14 @@ fn bring_up(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token, begun: I
         queue.with(|inner| inner.pulses.retain(|p| p.id != id));
     }
     result
+}
+
+/// Where the container's lines go, if its driver leaves that to us. As with an
+/// engine, nothing starts while nobody is there.
+fn syslog_of(shared: &Shared, spec: &FnSpec) -> Result<Option<Destination>, LaunchError> {
+    let Some(url) = spec.syslog_url.as_deref().filter(|_| !shared.driver.sends_syslog()) else { return Ok(None) };
+    let found = Destination::parse(url, &spec.app_id, &spec.fn_id).and_then(|to| to.probe().map(|()| to));
+    found.map(Some).map_err(|text| LaunchError::Syslog { text })
 }
 
 fn boot(

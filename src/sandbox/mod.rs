@@ -381,15 +381,16 @@ impl Driver for Sandbox {
         self.own.is_none().then(|| self.keeper.folder())
     }
 
+    fn sends_syslog(&self) -> bool {
+        false
+    }
+
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
         if self.call_off.fired() {
             return Err(LaunchError::CalledOff { why: "the server is shutting down" });
         }
         if !self.allow.allows(&spec.image) {
             return Err(LaunchError::ImageForbidden { image: spec.image.clone() });
-        }
-        if let Some(url) = &spec.syslog_url {
-            log::warn!("container {}: nothing of it goes to the app's syslog ({url}): only engines do that", spec.id);
         }
         self.launch(spec, budget, exit)
     }

@@ -47,11 +47,13 @@ fn every_thread_under_load_has_a_known_name() {
         "hot-start-",
         "hot-stop-",
         "hot-logs",
+        "hot-syslog",
         "uds-watch",
         "docker-",
         "sandbox-reaper",
         "calls-writer",
         "detached-",
+        "callback-",
     ];
     // tiny_http names none of its threads: they bear the starting thread's name, the program's.
     let strangers: Vec<_> = names.keys().filter(|name| !ours.iter().any(|our| *name == our || (our.ends_with('-') && name.starts_with(our)))).collect();

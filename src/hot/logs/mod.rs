@@ -27,6 +27,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::driver::{Output, Stream};
 use crate::model::{FnSpec, Id};
 use crate::pool::{SpawnError, Thread, spawn};
+use crate::syslog::{Destination, Syslog};
 
 pub use ring::Log;
 pub use tail::{Tail, Word};
@@ -74,12 +75,26 @@ pub(super) struct Voice {
     fn_name: String,
     container: Id,
     pub(super) memory_mib: u64,
+    /// Where its lines go besides, if it is for us to send them.
+    syslog: Option<Destination>,
     pub(super) turn: Turn,
 }
 
 impl Voice {
-    pub(super) fn new(spec: &FnSpec, container: Id, born: Instant) -> Voice {
-        Voice { app_id: spec.app_id, fn_id: spec.fn_id, fn_name: spec.fn_name.to_string(), container, memory_mib: spec.memory_mib, turn: Turn::new(born) }
+    pub(super) fn new(spec: &FnSpec, container: Id, born: Instant, syslog: Option<Destination>) -> Voice {
+        Voice {
+            app_id: spec.app_id,
+            fn_id: spec.fn_id,
+            fn_name: spec.fn_name.to_string(),
+            container,
+            memory_mib: spec.memory_mib,
+            syslog,
+            turn: Turn::new(born),
+        }
+    }
+
+    pub(super) fn syslog(&self) -> Option<&Destination> {
+        self.syslog.as_ref()
     }
 }
 
@@ -97,6 +112,7 @@ struct Shared {
     told: Mutex<Vec<Told>>,
     stop: AtomicBool,
     sink: RwLock<Option<Arc<dyn LogSink>>>,
+    syslog: Syslog,
     /// Live tails, and how many, so that a line without any pays one load.
     ears: Mutex<Vec<Weak<Ear>>>,
     listening: AtomicUsize,
@@ -152,6 +168,7 @@ impl Logs {
             told: Mutex::default(),
             stop: AtomicBool::new(false),
             sink: RwLock::default(),
+            syslog: Syslog::default(),
             ears: Mutex::default(),
             listening: AtomicUsize::new(0),
         });
@@ -207,6 +224,7 @@ impl Logs {
         if let Some(thread) = thread {
             thread.join();
         }
+        self.shared.syslog.stop();
     }
 }
 

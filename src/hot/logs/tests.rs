@@ -55,7 +55,15 @@ impl Sink {
 }
 
 fn voice() -> Arc<Voice> {
-    Arc::new(Voice { app_id: Id::new(), fn_id: Id::new(), fn_name: "f".to_owned(), container: Id::new(), memory_mib: 64, turn: Turn::new(Instant::now()) })
+    Arc::new(Voice {
+        app_id: Id::new(),
+        fn_id: Id::new(),
+        fn_name: "f".to_owned(),
+        container: Id::new(),
+        memory_mib: 64,
+        syslog: None,
+        turn: Turn::new(Instant::now()),
+    })
 }
 
 fn logs(max_call_bytes: usize) -> (Logs, Arc<Sink>) {

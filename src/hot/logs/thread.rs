@@ -344,6 +344,9 @@ impl Speaker {
         if let Some(sink) = &*shared.sink.read() {
             sink.line(&Line { app_id: &voice.app_id, fn_id: &voice.fn_id, container: &voice.container, call, stream, text });
         }
+        if let Some(to) = voice.syslog() {
+            shared.syslog.send(to, stream == Stream::Stderr, text);
+        }
         if shared.options.copy && log::log_enabled!(log::Level::Debug) {
             let call = call.map_or("-", Id::as_str);
             if self.copied_since.elapsed() >= Duration::from_secs(1) {
