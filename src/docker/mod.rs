@@ -267,6 +267,11 @@ impl Driver for Docker {
         self.describe.clone()
     }
 
+    /// The engine does: its log driver (`create`).
+    fn sends_syslog(&self) -> bool {
+        true
+    }
+
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
         if !self.shared.allow.allows(&spec.image) {
             return Err(LaunchError::ImageForbidden { image: spec.image.clone() });

@@ -165,9 +165,9 @@ pub trait Driver: Send + Sync + Debug {
     }
 
     /// Whether it sends what containers print to `ContainerSpec::syslog_url`;
-    /// if not, somebody else does.
+    /// if not, hob does.
     fn sends_syslog(&self) -> bool {
-        true
+        false
     }
 
     /// Image, create, start. When it returns an error nothing is left behind

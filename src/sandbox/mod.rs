@@ -381,10 +381,6 @@ impl Driver for Sandbox {
         self.own.is_none().then(|| self.keeper.folder())
     }
 
-    fn sends_syslog(&self) -> bool {
-        false
-    }
-
     fn start(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
         if self.call_off.fired() {
             return Err(LaunchError::CalledOff { why: "the server is shutting down" });
