@@ -192,3 +192,49 @@ fn no_scenario_is_switched_off() {
     let off: Vec<_> = sources("tests").into_iter().filter(|s| s.text.contains(switch)).map(|s| s.path).collect();
     assert!(off.is_empty(), "{off:?}");
 }
+
+/// Names of modules, functions and types in the sources.
+fn known_names() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for source in sources("src").into_iter().chain(sources("tests")) {
+        let parts = source.path.components().map(|c| c.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned());
+        names.extend(parts);
+        let mut words = source.text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        while let Some(word) = words.next() {
+            if ["fn", "mod", "struct", "enum", "trait"].contains(&word) {
+                names.extend(words.next().map(str::to_owned));
+            }
+        }
+    }
+    names
+}
+
+/// `a::b::c` in a document's backticks, without the arguments around it.
+fn paths_in(text: &str) -> Vec<String> {
+    let quoted = text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
+    let paths = quoted.map(|word| word.trim_start_matches("…::").trim_end_matches("::"));
+    let is_path =
+        |word: &&str| word.contains("::") && word.split("::").all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    paths.filter(is_path).map(str::to_owned).collect()
+}
+
+/// A promise whose test was renamed is a promise without a test.
+#[test]
+fn what_documents_name_is_there() {
+    let (root, names) = (Path::new(env!("CARGO_MANIFEST_DIR")), known_names());
+    // A filter of tests may be the beginning of their names.
+    let begins_a_name = |part: &str| names.range(part.to_owned()..).next().is_some_and(|name| name.starts_with(part));
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for document in ["SPECIFICATION.md", "ARCHITECTURE.md", "docs/COMPATIBILITY.md", "docs/SECURITY.md", "docs/TESTING.md"] {
+        for path in paths_in(&std::fs::read_to_string(root.join(document)).expect("UTF-8")) {
+            seen += 1;
+            if let Some(missing) = path.split("::").find(|part| !begins_a_name(part)) {
+                wrong.push(format!("{document}: {path}: there is no {missing}"));
+            }
+        }
+    }
+    assert!(seen > 150, "only {seen} names were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(paths_in("x `a::b` and `--lib c::D` but `GET /x::` nor `e`, `…::f::g`"), ["a::b", "c::D", "f::g"]);
+}
