@@ -50,7 +50,7 @@ functions:
 test: functions
 	cd functions/fdk && CARGO_TARGET_DIR=$(abspath $(TARGET))/functions-build cargo test
 	cargo test
-	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip faults:: --skip load::crowds --skip escape::
+	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip faults:: --skip escape::
 	$(MAKE) counts
 	$(MAKE) conformance
 

@@ -20,9 +20,10 @@ use crate::pool::Stop;
 const MEMORY_MAX: usize = 256 * 1024;
 /// Least room for one receive.
 const ROOM: usize = 16 * 1024;
-/// After an answer that left body unread: how much more is taken, and for how
-/// long, before the connection is closed.
-const DRAIN_MAX: usize = 256 * 1024;
+/// After a last answer: how much more is taken, and for how long, before the
+/// connection is closed. More than what the kernels of both sides hold of a
+/// client that sends without looking.
+const DRAIN_MAX: usize = 8 * 1024 * 1024;
 const DRAIN_FOR: Duration = Duration::from_secs(1);
 
 /// How bodies are read.

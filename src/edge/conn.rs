@@ -16,7 +16,7 @@ use super::reply::{DateCache, Reply};
 use super::request::{Action, Refusal, Request};
 use super::sock::{Got, Sock};
 use super::{Calls, Directory, LINGER};
-use crate::call::{Body, Call, CallError, DetachError, Detached};
+use crate::call::{Body, Call, CallError, ClientGone, DetachError, Detached};
 use crate::http1::fields::is_token_byte;
 use crate::http1::{BodyFraming, HeadError, parse_request};
 use crate::metrics::{self, EDGE, Labels, REQUESTS};
@@ -148,6 +148,34 @@ pub(super) struct Limits {
     pub(super) timed: bool,
 }
 
+/// What becomes of a connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// The next request.
+    Next,
+    /// The answer was sent and is the last one.
+    Close,
+    /// The same, and the client may still be sending the request's body.
+    CloseUnread,
+    /// The client has left, or must see that the answer broke.
+    Gone,
+}
+
+impl After {
+    pub(super) fn answered(sent: Result<(), ClientGone>, keep: bool) -> After {
+        match sent {
+            Ok(()) if keep => After::Next,
+            Ok(()) => After::Close,
+            Err(ClientGone) => After::Gone,
+        }
+    }
+
+    /// `skipped`: no byte of the body is still to come.
+    fn answered_early(sent: Result<(), ClientGone>, keep: bool, skipped: bool) -> After {
+        if sent.is_ok() && !skipped { After::CloseUnread } else { After::answered(sent, keep) }
+    }
+}
+
 enum Step {
     Request(Request),
     Refuse(Refusal),
@@ -165,8 +193,11 @@ pub(super) fn serve(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pres
         match next_request(shared, &mut conn, &mut scratch.inbuf, linger) {
             Step::Request(request) => {
                 EDGE.requests.add(1);
-                if !exchange(shared, &conn, request, scratch) {
-                    return;
+                match exchange(shared, &conn, request, scratch) {
+                    After::Next => {}
+                    After::Close if scratch.inbuf.is_empty() && !conn.sock.has_bytes() => return,
+                    After::Close | After::CloseUnread => return linger_and_close(shared, &conn, scratch),
+                    After::Gone => return,
                 }
                 conn.sock.end_answer();
                 if scratch.inbuf.capacity() > KEPT_MAX && scratch.inbuf.is_empty() {
@@ -237,8 +268,8 @@ fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linge
     }
 }
 
-/// Answers one request. Returns whether the connection lives on.
-fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Scratch) -> bool {
+/// Answers one request.
+fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Scratch) -> After {
     let Scratch { inbuf, out, date } = scratch;
     let mut source = Source { sock: &conn.sock, inbuf, stop: &shared.stop };
     let mut reply = Reply {
@@ -267,43 +298,40 @@ fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Sc
         Action::Preflight => bare(shared, &mut reply, &mut source, framing, 200),
         Action::ForeignOrigin => bare(shared, &mut reply, &mut source, framing, 403),
         Action::Call { door, method, spec, fields, detached, trigger, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
-            Some(body) => {
+            Ok(body) => {
                 let asked = Call { id: Id::new(), spec, fields, body, accepted, trigger };
                 match detached {
                     Some(how) => detach(shared, &mut reply, &how, (door, method), asked),
                     None => call(shared, conn, reply, (door, method), timed, asked),
                 }
             }
-            None => false,
+            Err(after) => after,
         },
         Action::Follow(asked) => match take_body(shared, &mut reply, &mut source, framing, expects) {
-            Some(_) => follow::answer(shared, &mut reply, asked),
-            None => false,
+            Ok(_) => follow::answer(shared, &mut reply, asked),
+            Err(after) => after,
         },
         Action::Forward(head) => match take_body(shared, &mut reply, &mut source, framing, expects) {
-            Some(mut body) => shared.forwarder.forward(&head, &mut body, &mut reply).is_ok() && reply.keep,
-            None => false,
+            Ok(mut body) => {
+                let sent = shared.forwarder.forward(&head, &mut body, &mut reply);
+                After::answered(sent, reply.keep)
+            }
+            Err(after) => after,
         },
     }
 }
 
 /// An answer that does not depend on the body. Without all of the body here,
-/// the connection can't go on: it is drained for a moment and closed.
-fn answer_early(reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, answer: &Answer) -> bool {
+/// the connection can't go on.
+fn answer_early(reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, answer: &Answer) -> After {
     let skipped = source.skip(framing);
     reply.keep &= skipped;
-    if reply.message(answer, None).is_err() {
-        return false;
-    }
-    if !skipped {
-        reply.sock.finish_sending();
-        source.drain();
-    }
-    reply.keep
+    let sent = reply.message(answer, None);
+    After::answered_early(sent, reply.keep, skipped)
 }
 
 /// An empty answer to a page of another origin.
-fn bare(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, status: u16) -> bool {
+fn bare(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, status: u16) -> After {
     let skipped = source.skip(framing);
     reply.keep &= skipped;
     reply.status(status);
@@ -314,31 +342,33 @@ fn bare(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing
         reply.field("Vary", b"Access-Control-Request-Method, Access-Control-Request-Headers");
     }
     reply.own_fields(false, false);
-    if reply.finish(status, b"").is_err() {
-        return false;
-    }
-    if !skipped {
-        reply.sock.finish_sending();
-        source.drain();
-    }
-    reply.keep
+    let sent = reply.finish(status, b"");
+    After::answered_early(sent, reply.keep, skipped)
 }
 
-/// The complete body; `None` when the request was answered or its client left.
+/// Closes after the last answer. What the client has sent beyond it, or still
+/// sends, is taken for a moment: a close over bytes that nobody read resets
+/// the connection, and the answer may be lost on its way.
+fn linger_and_close(shared: &Shared, conn: &Conn, scratch: &mut Scratch) {
+    conn.sock.finish_sending();
+    Source { sock: &conn.sock, inbuf: &mut scratch.inbuf, stop: &shared.stop }.drain();
+}
+
+/// The complete body; an error when the request was answered or its client left.
 /// INVARIANT: a call exists only once its body is complete, so no client's
 /// slowness or lie ever holds a container.
-fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, expects: bool) -> Option<Body> {
+fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, expects: bool) -> Result<Body, After> {
     let too_long = matches!(framing, BodyFraming::Length(len) if shared.body.max != 0 && len > shared.body.max);
     let wanted = !matches!(framing, BodyFraming::None | BodyFraming::Length(0));
     if expects && wanted && !too_long && source.inbuf.is_empty() {
-        source.sock.send_all([b"HTTP/1.1 100 Continue\r\n\r\n", &[], &[]], &shared.stop, shared.limits.patience).ok()?;
+        source.sock.send_all([b"HTTP/1.1 100 Continue\r\n\r\n", &[], &[]], &shared.stop, shared.limits.patience).map_err(|ClientGone| After::Gone)?;
     }
     let error = match source.read(framing, &shared.body) {
-        Ok(body) => return Some(body),
+        Ok(body) => return Ok(body),
         Err(error) => error,
     };
     let answer = match error {
-        BodyError::Cut => return None,
+        BodyError::Cut => return Err(After::Gone),
         BodyError::TooLarge { len, max } => {
             EDGE.refused_too_large.add(1);
             Answer::new(413, format!("Content-Length too large for this server, {len} > max {max}"))
@@ -357,15 +387,11 @@ fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, fr
         }
     };
     reply.keep = false;
-    if reply.message(&answer, None).is_ok() {
-        reply.sock.finish_sending();
-        source.drain();
-    }
-    None
+    Err(After::answered_early(reply.message(&answer, None), false, false))
 }
 
 /// Keeps a call for later: 202 once it is on disk.
-fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method): (Door, &'static str), call: Call) -> bool {
+fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method): (Door, &'static str), call: Call) -> After {
     let accepted = call.accepted;
     let (status, sent) = match shared.calls.detach(call, how) {
         Ok(id) => {
@@ -383,12 +409,12 @@ fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method)
         }
     };
     REQUESTS.count(Labels { method, route: route_of(door), status, blame: metrics::SERVICE }, accepted.elapsed());
-    sent.is_ok() && reply.keep
+    After::answered(sent, reply.keep)
 }
 
 /// Runs a call. INVARIANT: its client gets exactly one answer, or sees the
 /// connection cut.
-fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &'static str), timed: bool, mut call: Call) -> bool {
+fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &'static str), timed: bool, mut call: Call) -> After {
     let mut client = ClientSide::new(reply, &conn.sock, &shared.poller, conn.id, call.id, door);
     if timed || shared.limits.timed {
         client.receipt = Some(Receipt::new(call.accepted, Instant::now()));
@@ -402,26 +428,27 @@ fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &
         }
     };
     let blamed = result.as_ref().is_err_and(CallError::blames_function);
-    let keep = match (client.outcome(), result) {
-        (Outcome::Whole, Ok(())) => client.reply.keep,
+    let after = match (client.outcome(), result) {
+        (Outcome::Whole, Ok(())) => After::answered(Ok(()), client.reply.keep),
         // The answer is whole but what it came from is not sound.
-        (Outcome::Whole, Err(_)) | (Outcome::Lost, _) => false,
+        (Outcome::Whole, Err(_)) => After::Close,
+        (Outcome::Lost, _) => After::Gone,
         (Outcome::Broken, _) => {
             EDGE.cut_answers.add(1);
             client.reply.cut();
-            false
+            After::Gone
         }
-        (Outcome::Unanswered, Err(CallError::ClientGone)) => false,
+        (Outcome::Unanswered, Err(CallError::ClientGone)) => After::Gone,
         (Outcome::Unanswered, result) => {
             let error = result.err().unwrap_or_else(|| CallError::Internal("no answer was given".to_owned()));
             if let CallError::Internal(text) = &error {
                 log::error!("call {} of function {}: {text}", call.id, fn_name(&call.spec));
             }
-            client.fail(&error).is_ok() && client.reply.keep
+            After::answered(client.fail(&error), client.reply.keep)
         }
     };
     count(&client, method, blamed, call.accepted.elapsed());
-    keep
+    after
 }
 
 /// One more answered call. A client that left before its answer counts with
@@ -449,7 +476,7 @@ fn fn_name(spec: &FnSpec) -> &str {
 
 /// Answers a request that can't be understood, and closes.
 fn refuse(shared: &Shared, conn: &Conn, scratch: &mut Scratch, refusal: &Refusal) {
-    let Scratch { inbuf, out, date } = scratch;
+    let Scratch { out, date, .. } = scratch;
     let mut reply =
         Reply { sock: &conn.sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor: 1, head_only: false, keep: false, origin: None };
     let sent = match refusal {
@@ -475,7 +502,6 @@ fn refuse(shared: &Shared, conn: &Conn, scratch: &mut Scratch, refusal: &Refusal
         }
     };
     if sent.is_ok() {
-        reply.sock.finish_sending();
-        Source { sock: &conn.sock, inbuf, stop: &shared.stop }.drain();
+        linger_and_close(shared, conn, scratch);
     }
 }

@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 
 use super::Directory;
-use super::conn::Shared;
+use super::conn::{After, Shared};
 use super::reply::Reply;
 use super::request::{Action, missed};
 use super::route::Target;
@@ -51,8 +51,7 @@ fn unknown() -> Answer {
 }
 
 /// Sends what comes until the call, the tail, the client or the server ends.
-/// Returns whether the connection lives on.
-pub(super) fn answer(shared: &Shared, reply: &mut Reply<'_>, asked: Asked) -> bool {
+pub(super) fn answer(shared: &Shared, reply: &mut Reply<'_>, asked: Asked) -> After {
     let mut follow = match shared.calls.follow(asked.fn_id, asked.call) {
         Ok(follow) => follow,
         Err(error) => {
@@ -64,7 +63,8 @@ pub(super) fn answer(shared: &Shared, reply: &mut Reply<'_>, asked: Asked) -> bo
                     Answer::new(500, "internal server error")
                 }
             };
-            return reply.message(&answer, None).is_ok() && reply.keep;
+            let sent = reply.message(&answer, None);
+            return After::answered(sent, reply.keep);
         }
     };
     reply.status(200);
@@ -77,7 +77,7 @@ pub(super) fn answer(shared: &Shared, reply: &mut Reply<'_>, asked: Asked) -> bo
         let Some(text) = follow.next(reply.sock.as_fd(), &shared.stop) else { break };
         sent = reply.data(&mut long, text.as_bytes());
     }
-    sent.is_ok() && reply.end(long).is_ok() && reply.keep
+    After::answered(sent.and_then(|()| reply.end(long)), reply.keep)
 }
 
 #[cfg(test)]

@@ -87,15 +87,16 @@ pub(super) struct Slot {
     pub(super) number: u32,
     folders: Vec<(Controller, PathBuf)>,
     v2: bool,
+    /// Open while the slot is taken.
     pub(super) files: Arc<Files>,
     limits: Option<Limits>,
     oom_seen: u64,
 }
 
 /// A slot's open files.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Files {
-    /// `cgroup.procs`: opened once, written by each cell that enters.
+    /// `cgroup.procs`: written by the cell that enters.
     pub(super) procs: Vec<OwnedFd>,
     pub(super) freezer: Option<OwnedFd>,
 }
@@ -144,11 +145,18 @@ impl Cgroups {
     /// # Errors
     /// When its folders cannot be made.
     pub(super) fn take(&self) -> Result<Slot, CgroupError> {
+        let used_before = self.free.lock().slots.pop();
+        if let Some(mut slot) = used_before {
+            return match slot.open() {
+                Ok(()) => Ok(slot),
+                Err(e) => {
+                    self.give(slot);
+                    Err(e)
+                }
+            };
+        }
         let number = {
             let mut free = self.free.lock();
-            if let Some(slot) = free.slots.pop() {
-                return Ok(slot);
-            }
             free.next += 1;
             free.next
         };
@@ -160,9 +168,10 @@ impl Cgroups {
         Slot::make(number, folders, matches!(self.tree, Tree::V2(_)))
     }
 
-    /// Gives a slot back, empty.
+    /// Gives a slot back, empty. It keeps its groups and no descriptor: after a
+    /// burst of containers there may be hundreds of such slots.
     pub(super) fn give(&self, slot: Slot) {
-        self.free.lock().slots.push(slot);
+        self.free.lock().slots.push(slot.shut());
     }
 
     /// Kills what is in the groups of an earlier run and removes them.
@@ -247,22 +256,35 @@ fn remove_until(path: &Path, until: Instant) {
 
 impl Slot {
     fn make(number: u32, folders: Vec<(Controller, PathBuf)>, v2: bool) -> Result<Slot, CgroupError> {
-        let mut procs = Vec::new();
-        let mut freezer = None;
-        let open = |path: &Path| rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", path)(e.into()));
-        for (controller, folder) in &folders {
+        for (_, folder) in &folders {
             match fs::create_dir(folder) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make", folder)(e)),
                 _ => {}
             }
-            procs.push(open(&folder.join("cgroup.procs"))?);
-            if *controller == Controller::Freezer {
-                freezer = Some(open(&folder.join("freezer.state"))?);
-            }
         }
-        let mut slot = Slot { number, folders, v2, files: Arc::new(Files { procs, freezer }), limits: None, oom_seen: 0 };
+        let mut slot = Slot { number, folders, v2, files: Arc::default(), limits: None, oom_seen: 0 };
+        slot.open()?;
         slot.oom_seen = slot.oom_kills();
         Ok(slot)
+    }
+
+    fn open(&mut self) -> Result<(), CgroupError> {
+        let open = |path: &Path| rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open", path)(e.into()));
+        let mut files = Files::default();
+        for (controller, folder) in &self.folders {
+            files.procs.push(open(&folder.join("cgroup.procs"))?);
+            if *controller == Controller::Freezer {
+                files.freezer = Some(open(&folder.join("freezer.state"))?);
+            }
+        }
+        self.files = Arc::new(files);
+        Ok(())
+    }
+
+    /// Without its files; `open` has them again.
+    fn shut(mut self) -> Slot {
+        self.files = Arc::default();
+        self
     }
 
     fn folder(&self, controller: Controller) -> Option<&Path> {

@@ -127,3 +127,23 @@ fn cpu_time_is_counted_where_it_is_a_hierarchy_of_its_own() {
     assert!(missing.is_empty());
     assert!(groups.contains(&(Controller::Account, "/sys/fs/cgroup/cpuacct/b".into())), "{groups:?}");
 }
+
+/// Slots are kept for ever; their descriptors are not.
+#[test]
+fn a_free_slot_holds_no_descriptor() {
+    let parent = Fake::new("free");
+    let folder = parent.0.join("slot-000001");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("cgroup.procs"), "").expect("a file");
+    let groups = Cgroups { tree: Tree::V2(parent.0.clone()), missing: Vec::new(), name: "hob-x".to_owned(), free: Mutex::default() };
+    for _ in 0..2 {
+        let slot = groups.take().expect("a slot");
+        assert_eq!((slot.number, slot.files.procs.len()), (1, 1));
+        groups.give(slot);
+        let free = groups.free.lock();
+        assert!(free.slots.iter().all(|s| s.files.procs.is_empty() && s.files.freezer.is_none()), "{free:?}");
+    }
+    fs::remove_file(folder.join("cgroup.procs")).expect("removed");
+    groups.take().expect_err("its file has gone");
+    assert_eq!(groups.free.lock().slots.len(), 1, "the slot is not lost");
+}

@@ -23,6 +23,7 @@ mod escape;
 mod exposure;
 mod faults;
 mod fn_tool;
+mod functions;
 mod gateway;
 mod hostile;
 mod images;

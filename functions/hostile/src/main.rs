@@ -1,7 +1,8 @@
 //! One function that does what no function should: hob's tests deploy it.
 //!
 //! `HOSTILE` (environment) chooses how it starts, the request header `X-Do`
-//! how it answers one call. Without either it answers `ok`.
+//! how it answers one call, or `X-Script` step by step (`script.rs`). Without
+//! any it answers `ok`.
 //!
 //! | HOSTILE | start |
 //! |---|---|
@@ -16,6 +17,19 @@
 //! | `swap` | a good socket first, an outward link after the first call |
 //! | `prints` | floods both outputs before it listens |
 //! | `bound-not-listening` | shows a name nobody accepts on |
+//! | `dot-link`, `hard-link`, `moved`, `late-link`, `bind-then-listen` | unusual, and allowed |
+//! | `sub-folder`, `own-link`, `folder-link`, `trap-link`, `deep-link` | more links the contract forbids |
+//! | `wrong-name`, `datagrams`, `packets`, `fifo`, `device-link` | nothing to connect to |
+//! | `no-listen`, `gone`, `no-folder`, `closed-folder` | a socket that is never, or no longer, there |
+//! | `never-accepts`, `accepts-and-closes`, `backlog-0` | listens, and then |
+//! | `swaps` | from its start the name is now its socket, now a link to `TRAP` |
+//! | `ends:MS` | without a socket, ends with 4 after MS milliseconds |
+//! | `listens-and-ends` | ends with 5 as soon as its socket is there |
+//! | `killed` | without a socket, kills itself |
+//! | `stops` | stops itself before it listens |
+//! | `prints-half`, `prints-bytes`, `silent` | half a line, no text; closes both outputs |
+//! | `files`, `deep` | leaves 2,000 files, 300 nested folders beside its socket |
+//! | `forks`, `fds` | takes all of them first |
 //!
 //! | X-Do | answer |
 //! |---|---|
@@ -44,19 +58,50 @@
 //! | `body:N` | N bytes |
 //! | `wrong-id` | another call's Fn-Call-Id |
 //! | `hop-fields` | hop-by-hop and forged fields |
+//! | `echo`, `echo-bare` | the request's body, with and without the call's id; `X-Instance` names the process |
 //! | `env` | its environment, a pair a line |
 //! | `request` | the request head as it came |
 
+mod hogs;
+mod script;
+mod start;
+
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+/// The socket it listens on, for those who do something to it.
+static LISTENER: Mutex<Option<UnixListener>> = Mutex::new(None);
+static MANNERS: How = How(AtomicU8::new(0));
+
+/// What it does with new connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manners {
+    Serves = 0,
+    NeverAccepts = 1,
+    Closes = 2,
+}
+
+struct How(AtomicU8);
+
+impl How {
+    fn set(&self, manners: Manners) {
+        self.0.store(manners as u8, Ordering::SeqCst);
+    }
+
+    fn is(&self, manners: Manners) -> bool {
+        self.0.load(Ordering::SeqCst) == manners as u8
+    }
+}
+
 fn main() {
+    instance();
     let mode = std::env::var("HOSTILE").unwrap_or_default();
     let (verb, argument) = mode.split_once(':').unwrap_or((&mode, ""));
-    let number: u64 = argument.parse().unwrap_or(0);
     let path = match fdk::listener_path() {
         Ok(path) => path,
         Err(problem) => {
@@ -64,13 +109,22 @@ fn main() {
             std::process::exit(2)
         }
     };
-    match start(verb, number, argument, &path) {
-        Ok(listener) => accept(&listener, verb == "swap", &path),
+    match start::listener(verb, argument, &path) {
+        Ok(listener) => {
+            *LISTENER.lock().expect("one thread") = listener.try_clone().ok();
+            accept(&listener, verb == "swap", &path)
+        }
         Err(error) => {
             eprintln!("hostile: {verb}: {error}");
             std::process::exit(3)
         }
     }
+}
+
+/// Differs for each started process.
+fn instance() -> &'static str {
+    static INSTANCE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    INSTANCE.get_or_init(|| format!("{:x}", std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos())))
 }
 
 fn forever() -> ! {
@@ -79,83 +133,41 @@ fn forever() -> ! {
     }
 }
 
-fn start(verb: &str, number: u64, argument: &str, path: &Path) -> std::io::Result<UnixListener> {
-    let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-    match verb {
-        "never-listens" => forever(),
-        "says-exits" => {
-            eprintln!("cannot start");
-            std::process::exit(i32::try_from(number).unwrap_or(1))
-        }
-        "exits" => std::process::exit(if argument.is_empty() { 1 } else { i32::try_from(number).unwrap_or(1) }),
-        "oom" => {
-            eat_memory();
-            forever()
-        }
-        "late" => {
-            std::thread::sleep(Duration::from_millis(if argument.is_empty() { 1000 } else { number }));
-            fdk::publish(path)
-        }
-        "direct" => UnixListener::bind(path),
-        "plain-file" => {
-            std::fs::write(path, "not a socket")?;
-            forever()
-        }
-        "folder" => {
-            std::fs::create_dir(path)?;
-            forever()
-        }
-        "absolute-link" => linked(path, &folder.join("real.sock"), &folder.join("real.sock")),
-        "parent-link" => {
-            let name = folder.file_name().map(PathBuf::from).unwrap_or_default();
-            linked(path, &folder.join("real.sock"), &Path::new("..").join(name).join("real.sock"))
-        }
-        "link-chain" => {
-            symlink("/var/run/docker.sock", folder.join("middle.sock"))?;
-            symlink("middle.sock", path)?;
-            forever()
-        }
-        "dangling-link" => {
-            symlink("nothing.sock", path)?;
-            forever()
-        }
-        "bound-not-listening" => {
-            let listener = UnixListener::bind(folder.join("gone.sock"))?;
-            drop(listener);
-            symlink("gone.sock", path)?;
-            forever()
-        }
-        "prints" => {
-            (0..number.max(1)).for_each(|_| flood(1 << 20));
-            fdk::publish(path)
-        }
-        _ => fdk::publish(path),
-    }
-}
-
-fn linked(path: &Path, real: &Path, target: &Path) -> std::io::Result<UnixListener> {
-    let listener = UnixListener::bind(real)?;
-    std::fs::set_permissions(real, std::fs::Permissions::from_mode(0o666))?;
-    symlink(target, path)?;
-    Ok(listener)
+fn forever_thread() {
+    forever()
 }
 
 fn accept(listener: &UnixListener, swap: bool, path: &Path) -> ! {
     loop {
-        if let Ok((stream, _)) = listener.accept() {
-            let path = path.to_path_buf();
-            std::thread::spawn(move || {
-                let _ = serve(stream, swap, &path);
-            });
+        if MANNERS.is(Manners::NeverAccepts) {
+            forever();
+        }
+        match listener.accept() {
+            Ok((stream, _)) if MANNERS.is(Manners::Closes) => drop(stream),
+            Ok((stream, _)) if MANNERS.is(Manners::Serves) => {
+                let path = path.to_path_buf();
+                let _ = std::thread::Builder::new().spawn(move || {
+                    let _ = serve(stream, swap, &path);
+                });
+            }
+            // Accepted and never looked at.
+            Ok((stream, _)) => std::mem::forget(stream),
+            // Deaf: what it has is served on.
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
 }
 
 /// A request, read just well enough.
+#[derive(Clone)]
 struct Asked {
     head: String,
+    body: Vec<u8>,
     what: String,
+    script: String,
     call_id: String,
+    /// Bytes of the body that were left in the connection.
+    unread: usize,
 }
 
 fn serve(mut stream: UnixStream, swap: bool, path: &Path) -> std::io::Result<()> {
@@ -164,7 +176,8 @@ fn serve(mut stream: UnixStream, swap: bool, path: &Path) -> std::io::Result<()>
             let _ = std::fs::remove_file(path);
             let _ = symlink("/var/run/docker.sock", path);
         }
-        if !answer(&mut stream, &asked)? {
+        let stays = if asked.script.is_empty() { answer(&mut stream, &asked)? } else { script::run(&mut stream, &asked, path)? };
+        if !stays {
             return Ok(());
         }
     }
@@ -187,10 +200,13 @@ fn read_request(stream: &mut UnixStream) -> std::io::Result<Option<Asked>> {
     let field = |name: &str| -> Option<String> {
         head.lines().find_map(|l| l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().to_owned()))
     };
-    let asked = Asked {
+    let mut asked = Asked {
         what: field("X-Do").or_else(|| field("Fn-Http-H-X-Do")).unwrap_or_default(),
+        script: field("X-Script").unwrap_or_default(),
         call_id: field("Fn-Call-Id").unwrap_or_default(),
         head: head.clone(),
+        body: Vec::new(),
+        unread: 0,
     };
     if asked.what == "close-mid-body" {
         return Ok(None);
@@ -204,11 +220,15 @@ fn read_request(stream: &mut UnixStream) -> std::io::Result<Option<Asked>> {
         }
     } else {
         let length: usize = field("Content-Length").and_then(|v| v.parse().ok()).unwrap_or(0);
-        let mut left = length.saturating_sub(data.len() - end);
-        while left > 0 {
+        asked.body = data.split_off(end);
+        asked.unread = length.saturating_sub(asked.body.len());
+        while asked.unread > 0 && !asked.script.starts_with("unread") {
             match stream.read(&mut buf)? {
                 0 => return Ok(None),
-                n => left = left.saturating_sub(n),
+                n => {
+                    asked.body.extend_from_slice(&buf[..n]);
+                    asked.unread = asked.unread.saturating_sub(n);
+                }
             }
         }
     }
@@ -279,11 +299,11 @@ fn answer(stream: &mut UnixStream, asked: &Asked) -> std::io::Result<bool> {
             }
             return Ok(false);
         }
-        "oom" => (ok(&format!("{} MiB", eat_memory())), true),
-        "fork-bomb" => (ok(&format!("{} processes", fork_bomb())), true),
-        "fd-hog" => (ok(&format!("{} descriptors", take_descriptors())), true),
+        "oom" => (ok(&format!("{} MiB", hogs::eat_memory())), true),
+        "fork-bomb" => (ok(&format!("{} processes", hogs::fork_bomb())), true),
+        "fd-hog" => (ok(&format!("{} descriptors", hogs::take_descriptors())), true),
         "flood" => {
-            flood(1 << 20);
+            (0..number.max(1)).for_each(|_| start::flood(1 << 20));
             (ok("flooded"), true)
         }
         "say" => {
@@ -321,58 +341,17 @@ fn answer(stream: &mut UnixStream, asked: &Asked) -> std::io::Result<bool> {
             }
             return Ok(true);
         }
+        "echo" | "echo-bare" => {
+            let id = if verb == "echo" { format!("Fn-Call-Id: {id}\r\n") } else { String::new() };
+            let mut all = format!("HTTP/1.1 200 OK\r\n{id}X-Instance: {}\r\nContent-Length: {}\r\n\r\n", instance(), asked.body.len()).into_bytes();
+            all.extend_from_slice(&asked.body);
+            stream.write_all(&all)?;
+            return Ok(true);
+        }
         "env" => (ok(&std::env::vars().map(|(k, v)| format!("{k}={v}\n")).collect::<String>()), true),
         "request" => (ok(&asked.head), true),
         _ => (ok("ok"), true),
     };
     stream.write_all(text.as_bytes())?;
     Ok(stays)
-}
-
-/// Takes and touches memory until the kernel objects; 16 GiB is enough.
-fn eat_memory() -> usize {
-    let mut held: Vec<Vec<u8>> = Vec::new();
-    for mib in 0..16_384 {
-        let mut block = vec![0u8; 1 << 20];
-        for page in block.chunks_mut(4096) {
-            page[0] = mib as u8 | 1;
-        }
-        held.push(block);
-    }
-    held.len()
-}
-
-/// Starts copies of itself that only sleep, until refused; 4,096 is enough.
-fn fork_bomb() -> usize {
-    let Ok(program) = std::env::current_exe() else { return 0 };
-    let mut children = 0;
-    while children < 4096 {
-        let spawned = std::process::Command::new(&program).env("HOSTILE", "never-listens").spawn();
-        match spawned {
-            Ok(_) => children += 1,
-            Err(_) => break,
-        }
-    }
-    children
-}
-
-fn take_descriptors() -> usize {
-    let mut held = Vec::new();
-    while let Ok(file) = std::fs::File::open("/dev/null") {
-        held.push(file);
-        if held.len() > 1 << 20 {
-            break;
-        }
-    }
-    held.len()
-}
-
-fn flood(bytes: usize) {
-    let line = "printed by a function that does not know when to stop ................\n";
-    let mut left = bytes;
-    while left > 0 {
-        let _ = std::io::stdout().write_all(line.as_bytes());
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        left = left.saturating_sub(line.len());
-    }
 }

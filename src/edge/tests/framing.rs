@@ -303,6 +303,27 @@ fn unread_bodies_end_the_connection() {
     assert_eq!(bench.calls(), 0);
 }
 
+/// Requests sent behind the last one are not answered, and do not cost its
+/// answer: closed over unread bytes, a connection would be reset.
+#[test]
+fn what_is_sent_behind_the_last_request_does_not_cost_its_answer() {
+    use std::io::Read;
+    let bench = Bench::new();
+    let last = bench.post("Connection: close\r\nContent-Length: 4\r\n", "last");
+    let behind = bench.post("Content-Length: 0\r\n", "").repeat(1000);
+    for round in 0..20 {
+        let mut client = bench.connect();
+        client.send(format!("{last}{behind}"));
+        client.finish();
+        let answer = client.try_answer().unwrap_or_else(|e| panic!("round {round}: {e}"));
+        assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+        let end = client.stream.read(&mut [0; 1]);
+        assert!(matches!(end, Ok(0)), "round {round}: not an end but {end:?}");
+    }
+    assert_eq!(bench.calls(), 20, "nothing behind it is a request");
+    until("all closed", || bench.open() == 0);
+}
+
 #[test]
 fn a_small_unwanted_body_keeps_the_connection() {
     let bench = Bench::new();
