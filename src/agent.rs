@@ -74,6 +74,8 @@ impl Agent {
     /// See [`CallError`]. After `Broken` part of an answer was already sent.
     pub fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
         CALLS.calls.add(1);
+        // A panic while a call runs; nothing else can come of it.
+        let _ = crate::fault::at("call.begin");
         let Some(_session) = self.gate.enter() else {
             CALLS.server_busy.add(1);
             return Err(CallError::Draining);
@@ -144,6 +146,7 @@ impl Agent {
             }
             *begun = true;
         }
+        let _ = crate::fault::at("call.run");
         let timeout = Duration::from_secs(u64::from(call.spec.timeout_s));
         let deadline_wall = Timestamp(Timestamp::now().0 + i64::from(call.spec.timeout_s) * 1000);
         let request = FnRequest { call_id: &call.id, fields: &call.fields, body: &call.body, deadline: started + timeout, deadline_wall, timeout };

@@ -200,6 +200,9 @@ pub struct Config {
     pub drain: Option<Duration>,
     /// What is to be said about variables that do nothing.
     pub notes: Vec<String>,
+    /// `HOB_FAULTS`: faults on purpose, in builds for tests only.
+    #[cfg(debug_assertions)]
+    pub faults: String,
 }
 
 /// What the docker driver needs to know.
@@ -265,6 +268,8 @@ pub struct Raw {
     home: Option<PathBuf>,
     problems: Vec<String>,
     notes: Vec<String>,
+    #[cfg(debug_assertions)]
+    faults: String,
 }
 
 impl Raw {
@@ -290,6 +295,11 @@ impl Raw {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().trim().to_owned()))).collect();
         others.sort();
         for (name, value) in &others {
+            #[cfg(debug_assertions)]
+            if name == "HOB_FAULTS" {
+                raw.faults.clone_from(value);
+                continue;
+            }
             raw.look_at(name, value);
         }
         raw
@@ -374,6 +384,8 @@ impl Raw {
             stop_lanes: self.size("HOB_STOP_LANES").clamp(1, 64),
             drain: self.millis("HOB_DRAIN_MSECS"),
             notes: std::mem::take(&mut self.notes),
+            #[cfg(debug_assertions)]
+            faults: std::mem::take(&mut self.faults),
             data,
         }
     }

@@ -35,6 +35,7 @@ pub mod store;
 pub mod pool;
 
 // Leaves.
+pub mod fault;
 pub mod metrics;
 
 // What must hold for any bytes: compiled for tests and for the fuzzer alone.

@@ -56,6 +56,11 @@ pub fn run_with(config: Config, extensions: Extensions) -> ExitCode {
     log_to_stderr(&config);
     config.notes.iter().for_each(|note| log::warn!("{note}"));
     raise_descriptor_limit(config.max_connections);
+    #[cfg(debug_assertions)]
+    if let Err(error) = crate::fault::arm(&config.faults) {
+        say(&format!("hob: {error}"));
+        return ExitCode::from(NOT_STARTED);
+    }
     // Before any other thread exists, so that none of them gets the signals.
     let signals = match Signals::new([SIGTERM, SIGINT, SIGUSR1]) {
         Ok(signals) => signals,

@@ -89,6 +89,10 @@ impl From<WriteError> for Refusal {
     fn from(error: WriteError) -> Refusal {
         match error {
             WriteError::Model(error) => error.into(),
+            WriteError::Full { .. } => {
+                log::error!("{error}");
+                Refusal(Answer::new(507, "the server has no room to keep the change: its disk is full"))
+            }
             WriteError::Database { .. } => {
                 log::error!("{error}");
                 Refusal(Answer::new(500, "internal server error"))
@@ -108,6 +112,7 @@ pub(super) type Handled = Result<Reply, Refusal>;
 
 /// The reply to a request.
 pub(super) fn answer_to(context: &Context, incoming: &Incoming) -> Reply {
+    let _ = crate::fault::at("api.handler");
     let (raw_path, query) = incoming.target.split_once('?').unwrap_or((&incoming.target, ""));
     let Some(path) = decode(raw_path, false) else {
         return Answer::new(400, "Invalid path: bad percent escape").into();

@@ -200,6 +200,9 @@ impl Database {
     /// else a loss of power may undo it, a crash of the process not.
     pub(super) fn commit(&mut self, durable: bool, changes: impl FnOnce(&Changes<'_>) -> rusqlite::Result<()>) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Database { path: self.path.clone(), source };
+        if crate::fault::at("calls.commit").is_err() {
+            return Err(failed(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)));
+        }
         self.connection.execute_batch(if durable { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" }).map_err(failed)?;
         self.may_fail().map_err(failed)?;
         #[cfg(test)]

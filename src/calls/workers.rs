@@ -99,7 +99,13 @@ impl Worker {
                 log::warn!("detached calls have fewer threads than they may: {error}");
             }
             let mib = spec.as_ref().map_or(0, |s| need_mib(s));
-            self.run(waiting, spec);
+            // A panic costs this run of this call, not the thread.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run(waiting, spec))).is_err() {
+                log::error!("detached call {}: a run panicked; it is tried again", waiting.id);
+                // It counts, or one that always panics would be tried for ever.
+                let waiting = Waiting { attempts: waiting.attempts + 1, ..waiting };
+                self.again(waiting, "a bug in hob: the run panicked".to_owned(), false);
+            }
             self.used_mib.fetch_sub(mib, Ordering::SeqCst);
         }
     }
@@ -138,6 +144,7 @@ impl Worker {
     }
 
     fn run(&self, mut waiting: Waiting, spec: Option<Arc<FnSpec>>) {
+        let _ = crate::fault::at("detached.run");
         let loaded = self.ledger.readers.with(|r| r.load(&waiting.id));
         let accepted = match loaded {
             Ok(Some(accepted)) => accepted,

@@ -229,6 +229,7 @@ impl Sink<'_> {
             Some(file) => file,
             none => none.insert(temporary(self.folder)?),
         };
+        crate::fault::at("spool.write")?;
         file.write_all(data)?;
         self.len += data.len() as u64;
         Ok(())
@@ -247,6 +248,7 @@ impl Sink<'_> {
 
 /// A file without a name: gone when it is closed, however we end.
 fn temporary(folder: &Path) -> io::Result<File> {
+    crate::fault::at("spool.open")?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     for folder in [folder, Path::new("/tmp")] {

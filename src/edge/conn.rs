@@ -1,9 +1,12 @@
 //! One client connection in a worker's hands: read a request, answer it, again
 //! until there is nothing more to read; then it is parked.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use super::answer::{ClientSide, Door, Outcome};
 use super::body::{BodyError, BodyLimits, Source, consume};
@@ -30,6 +33,9 @@ const PULL: usize = 2 * 1024;
 const ROOM: usize = 16 * 1024;
 /// A larger buffer is given back after the request that needed it.
 const KEPT_MAX: usize = 64 * 1024;
+
+/// The answer to a request whose handler panicked.
+const BUG: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json; charset=utf-8\r\nConnection: close\r\nContent-Length: 36\r\n\r\n{\"message\":\"internal server error\"}\n";
 
 /// A client's connection between requests.
 #[derive(Debug)]
@@ -183,8 +189,23 @@ enum Step {
     Close,
 }
 
-/// Serves `conn` until it is quiet or closed.
-pub(super) fn serve(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pressure: Pressure<'_>) {
+/// Serves `conn` until it is quiet or closed. A panic costs this connection:
+/// its client is told, if no answer was begun, and the worker goes on.
+pub(super) fn serve(shared: &Shared, conn: Conn, scratch: &mut Scratch, pressure: Pressure<'_>) {
+    let sock = Arc::clone(&conn.sock);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve_all(shared, conn, scratch, pressure))) {
+        if !sock.is_answering() {
+            sock.send_now(BUG);
+            sock.finish_sending();
+        } else {
+            sock.make_close_abrupt();
+        }
+        drop(sock);
+        resume_unwind(panic);
+    }
+}
+
+fn serve_all(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pressure: Pressure<'_>) {
     scratch.inbuf.clear();
     scratch.inbuf.extend_from_slice(&std::mem::take(&mut conn.carry));
     conn.brisk = conn.answered.is_some_and(|at| at.elapsed() < LINGER);
@@ -270,6 +291,8 @@ fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linge
 
 /// Answers one request.
 fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Scratch) -> After {
+    // A panic here is one in a handler; nothing else can come of it.
+    let _ = crate::fault::at("edge.request");
     let Scratch { inbuf, out, date } = scratch;
     let mut source = Source { sock: &conn.sock, inbuf, stop: &shared.stop };
     let mut reply = Reply {
@@ -383,11 +406,20 @@ fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, fr
         }
         BodyError::Store(error) => {
             log::error!("a request body cannot be kept in {}: {error}", shared.body.folder.display());
-            Answer::new(500, "internal server error")
+            match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Answer::new(507, "the server has no room to keep the request's body: its disk is full"),
+                _ if shortage(&error) => Answer { status: 503, message: "Timed out - server too busy: no descriptor is left".into(), retry_after_s: Some(1) },
+                _ => Answer::new(500, "internal server error"),
+            }
         }
     };
     reply.keep = false;
     Err(After::answered_early(reply.message(&answer, None), false, false))
+}
+
+/// It will pass: the process or the system has too many files open.
+fn shortage(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Keeps a call for later: 202 once it is on disk.

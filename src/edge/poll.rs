@@ -116,6 +116,15 @@ pub(super) trait Serve: Send {
     fn serve(&self, conn: Conn) -> Result<(), Conn>;
 }
 
+/// 503 to a client whom nobody can serve now.
+fn refuse(sock: &Sock) {
+    // What was asked is read first: closing over unread bytes would send a
+    // reset that overtakes the answer.
+    sock.recv_now(&mut Vec::with_capacity(4096));
+    sock.send_now(TOO_MANY);
+    sock.finish_sending();
+}
+
 impl Poller {
     pub(super) fn new(limits: PollLimits) -> Result<Poller, Errno> {
         let poller = Poller {
@@ -401,6 +410,9 @@ impl Poller {
     }
 
     fn accept_one(&self, listener: &OwnedFd) -> Result<OwnedFd, Errno> {
+        if crate::fault::at("accept").is_err() {
+            return Err(Errno::MFILE);
+        }
         #[cfg(test)]
         if self.starve.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
             return Err(Errno::MFILE);
@@ -414,12 +426,7 @@ impl Poller {
         let sock = Arc::new(Sock::new(fd, Arc::clone(&self.open)));
         if full {
             EDGE.refused_connections.add(1);
-            // What was asked is read first: closing over unread bytes would
-            // send a reset that overtakes the answer.
-            sock.recv_now(&mut Vec::with_capacity(4096));
-            sock.send_now(TOO_MANY);
-            sock.finish_sending();
-            return;
+            return refuse(&sock);
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let conn = Conn::new(id, sock);
@@ -473,7 +480,7 @@ impl Poller {
             Pulled::Serve => {
                 if let Err(conn) = server.serve(parked.conn) {
                     EDGE.refused_connections.add(1);
-                    conn.sock.send_now(TOO_MANY);
+                    refuse(&conn.sock);
                 }
             }
         }

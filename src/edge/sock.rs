@@ -128,6 +128,9 @@ impl Sock {
     }
 
     fn send_from(&self, parts: [&[u8]; 3], mut skip: usize) -> Result<usize, Errno> {
+        if crate::fault::at("client.write").is_err() {
+            return Err(Errno::PIPE);
+        }
         let mut slices = [IoSlice::new(&[]); 3];
         let mut used = 0;
         for part in parts {
@@ -151,6 +154,11 @@ impl Sock {
     /// From here on bytes of an answer are written: probes end.
     pub(super) fn begin_answer(&self) {
         *self.answering.lock() = true;
+    }
+
+    /// Whether an answer was begun and is not over.
+    pub(super) fn is_answering(&self) -> bool {
+        *self.answering.lock()
     }
 
     /// The answer is over; the next request may be probed for again.

@@ -110,6 +110,7 @@ fn boot(
     boot_word: &Receiver<Boot>,
 ) -> Result<Box<Container>, LaunchError> {
     let (spec, id) = (&queue.spec, pulse.id);
+    let _ = crate::fault::at("start.job");
     let failed = |text: String| LaunchError::Iofs { text };
     let folder = match shared.driver.socket_folder() {
         Some(made) => shared.iofs.adopt(id.as_str(), made.map_err(|e| failed(e.to_string()))?),

@@ -234,7 +234,10 @@ impl Hot {
             launcher::run(&shared, &mine);
             shared.launcher_ended.notify_all();
         })
-        .map_err(|e| CallError::Internal(e.to_string()))?;
+        .map_err(|e| {
+            log::error!("{e}");
+            CallError::NoCapacity { retry_after_s: 1 }
+        })?;
         queues.insert(spec.key, queue.clone());
         drop(queues);
         // Those that ended by themselves are joined here, on the rare path.

@@ -1,5 +1,5 @@
-//! Fault by fault: the Nth thing a driver does fails, for every N, while
-//! callers come and the server goes. Each caller has exactly one outcome, and
+//! Fault by fault: the Nth thing a driver does, or a function at its socket,
+//! fails, for every N, while callers come and the server goes. Each caller has exactly one outcome, and
 //! nothing remains.
 
 #![allow(clippy::disallowed_methods, reason = "functions are threads here")]
@@ -55,6 +55,49 @@ struct InProcess {
     /// A frozen function was asked something.
     asked_frozen: Arc<AtomicBool>,
     started: AtomicUsize,
+    sockets: Arc<SocketFault>,
+}
+
+/// What functions do at their sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Deed {
+    Accept,
+    Read,
+    Head,
+    Body,
+}
+
+/// How the Nth of these deeds goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+enum Wrong {
+    /// Not at all.
+    #[default]
+    Never,
+    /// The connection is closed: at once, unread (a reset), without an answer,
+    /// in the middle of the body.
+    Closes,
+    /// Nobody listens any more, for a moment; the sending side is closed; the
+    /// head is cut; the answer comes twice.
+    Strange,
+}
+
+/// Spoils the `nth` deed of all functions together, and no other.
+#[derive(Debug, Default)]
+struct SocketFault {
+    nth: u64,
+    how: Wrong,
+    count: AtomicU64,
+    hit: Mutex<Option<Deed>>,
+}
+
+impl SocketFault {
+    fn passes(&self, deed: Deed) -> Wrong {
+        if self.count.fetch_add(1, Ordering::SeqCst) + 1 != self.nth || self.how == Wrong::Never {
+            return Wrong::Never;
+        }
+        *self.hit.lock() = Some(deed);
+        self.how
+    }
 }
 
 #[derive(Debug)]
@@ -79,14 +122,30 @@ impl std::fmt::Debug for Function {
 
 impl Function {
     /// True when it ended by itself.
-    fn serve(&self, listener: &UnixListener, behaviour: Behaviour, asked_frozen: &AtomicBool) -> bool {
+    fn serve(&self, mut listener: UnixListener, behaviour: Behaviour, asked_frozen: &AtomicBool, sockets: &SocketFault) -> bool {
         let mut calls = 0;
         while let Ok((stream, _)) = listener.accept() {
             *self.connection.lock() = stream.try_clone().ok();
             if self.stop.load(Ordering::SeqCst) {
                 return false;
             }
-            if !self.talk(stream, behaviour, &mut calls, asked_frozen) {
+            match sockets.passes(Deed::Accept) {
+                Wrong::Never => {}
+                Wrong::Closes => {
+                    *self.connection.lock() = None;
+                    continue;
+                }
+                Wrong::Strange => {
+                    *self.connection.lock() = None;
+                    drop((stream, listener));
+                    let _ = std::fs::remove_file(&self.socket);
+                    std::thread::yield_now();
+                    let Ok(anew) = UnixListener::bind(&self.socket) else { return true };
+                    listener = anew;
+                    continue;
+                }
+            }
+            if !self.talk(stream, behaviour, &mut calls, asked_frozen, sockets) {
                 return true;
             }
         }
@@ -94,8 +153,19 @@ impl Function {
     }
 
     /// Serves one connection to its end; false ends the function.
-    fn talk(&self, mut stream: UnixStream, behaviour: Behaviour, calls: &mut u32, asked_frozen: &AtomicBool) -> bool {
-        while let Some((id, body)) = read_request(&mut stream) {
+    fn talk(&self, mut stream: UnixStream, behaviour: Behaviour, calls: &mut u32, asked_frozen: &AtomicBool, sockets: &SocketFault) -> bool {
+        loop {
+            match sockets.passes(Deed::Read) {
+                Wrong::Never => {}
+                Wrong::Closes => {
+                    // Not before there is something to leave unread.
+                    let _ = rustix::net::recv(&stream, &mut [0u8; 1], rustix::net::RecvFlags::PEEK);
+                    self.hang_up();
+                    return true;
+                }
+                Wrong::Strange => drop(stream.shutdown(Shutdown::Write)),
+            }
+            let Some((id, body)) = read_request(&mut stream) else { break };
             *calls += 1;
             if self.frozen.load(Ordering::SeqCst) {
                 asked_frozen.store(true, Ordering::SeqCst);
@@ -109,11 +179,31 @@ impl Function {
                 let _ = stream.write_all(&[head.as_bytes(), &body[..body.len() / 2]].concat());
                 return false;
             }
-            if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
+            let answer = [head.as_bytes(), &body].concat();
+            let spoilt = match (sockets.passes(Deed::Head), sockets.passes(Deed::Body)) {
+                (Wrong::Closes, _) => Some(&b""[..]),
+                (Wrong::Strange, _) => Some(&answer[..head.len() / 2]),
+                (_, Wrong::Closes) => Some(&answer[..head.len() + body.len() / 2]),
+                (_, Wrong::Strange) => {
+                    let _ = stream.write_all(&answer);
+                    Some(&answer[..])
+                }
+                _ => None,
+            };
+            if stream.write_all(spoilt.unwrap_or(&answer)).is_err() {
                 break;
+            }
+            if spoilt.is_some() {
+                self.hang_up();
+                return true;
             }
         }
         true
+    }
+
+    /// The driver's own handle on the connection would keep it open.
+    fn hang_up(&self) {
+        *self.connection.lock() = None;
     }
 }
 
@@ -163,11 +253,10 @@ impl Driver for InProcess {
                 let listener = UnixListener::bind(&phony).map_err(|e| broken("bind", e))?;
                 std::fs::rename(&phony, &socket).map_err(|e| broken("rename", e))?;
                 let function = shared.clone();
-                let asked_frozen = self.asked_frozen.clone();
+                let (asked_frozen, sockets) = (self.asked_frozen.clone(), self.sockets.clone());
                 Some(std::thread::spawn(move || {
-                    if function.serve(&listener, behaviour, &asked_frozen) {
+                    if function.serve(listener, behaviour, &asked_frozen, &sockets) {
                         // As with a process: its descriptors go before its end is known.
-                        drop(listener);
                         *function.connection.lock() = None;
                         function.exit.exited(Exit { code: 1, oom_killed: false });
                     }
@@ -364,7 +453,7 @@ fn settings() -> HotConfig {
         freeze_idle: Some(Duration::ZERO),
         launcher_timeout: None,
         pull_timeout: Some(Duration::from_secs(5)),
-        start_timeout: Some(Duration::from_millis(300)),
+        start_timeout: Some(Duration::from_secs(5)),
         max_queued: 100,
         max_queued_node: 1000,
         non_blocking: false,
@@ -381,7 +470,11 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
     let mut raw = Raw::default();
     raw.set("HOB_MAX_WAIT_MSECS", "10000");
     let config = raw.parse().expect("valid");
-    let hot_config = settings();
+    let mut hot_config = settings();
+    if images.contains(&"NeverListens") {
+        // Short only where it is waited for.
+        hot_config.start_timeout = Some(Duration::from_millis(300));
+    }
     let tokens = Tokens::new(Need { mib: 2 * MIB, mcpu: 1000 });
     let hot = Hot::open(hot_config, driver, tokens, Iofs::open(&folder).expect("folder")).expect("opens");
     let agent = Agent::new(&config, hot).expect("agent");
@@ -486,6 +579,55 @@ fn every_driver_fault() {
     println!("faults tried: {seen:?}");
     for verb in ["start", "freeze", "thaw", "remove"] {
         assert!(seen.contains_key(verb), "{verb} was never failed: {seen:?}");
+    }
+}
+
+/// One run in which deed `nth` goes wrong; which deed that was, if it was
+/// reached. The number also decides how many functions there are, and whether
+/// the server ends after all calls or among them.
+fn with_socket_fault(nth: u64, how: Wrong) -> Option<Deed> {
+    let all = CALLERS * CALLS;
+    // A fixed sequence without a pattern in it.
+    let chance = (nth * 2 + how as u64).wrapping_mul(6_364_136_223_846_793_005).rotate_left(29);
+    let functions = 2 + usize::from(chance & 1 == 1);
+    let middle = 1 + usize::try_from(chance >> 2).unwrap_or(0) % (all - 1);
+    let stop_after = if chance & 2 == 2 { middle } else { all };
+    let (hit, outcome) = within(LIMIT, &format!("{how:?} at deed {nth}, {functions} functions, stop after {stop_after}"), move || {
+        let sockets = Arc::new(SocketFault { nth, how, ..SocketFault::default() });
+        let inner = Arc::new(InProcess { sockets: sockets.clone(), ..InProcess::default() });
+        let outcome = scenario(&vec!["Echoes"; functions], inner.clone(), &inner, stop_after);
+        let hit = sockets.hit.lock().take();
+        (hit, outcome)
+    });
+    if stop_after == all {
+        assert!(outcome.good + 1 >= all, "{how:?} at deed {nth} ({hit:?}) costs one caller at most: {:?}", outcome.failed);
+    }
+    hit
+}
+
+/// Promise: whatever happens at a function's socket, at whatever moment, each
+/// caller gets exactly one outcome, a good answer is its own, and tokens,
+/// containers, folders and threads come back.
+#[test]
+fn every_socket_fault() {
+    let mut seen: HashMap<(Deed, Wrong), u32> = HashMap::new();
+    let (mut nth, mut beyond) = (1u64, 0);
+    // How many deeds there are differs from run to run: on until none is hit.
+    while beyond < 4 {
+        let runs: Vec<_> = [nth, nth + 1].into_iter().flat_map(|nth| [(nth, Wrong::Closes), (nth, Wrong::Strange)]).collect();
+        let hits: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = runs.iter().map(|&(nth, how)| scope.spawn(move || Some((with_socket_fault(nth, how)?, how)))).collect();
+            running.into_iter().filter_map(|run| run.join().expect("a run")).collect()
+        });
+        beyond = if hits.is_empty() { beyond + 1 } else { 0 };
+        hits.into_iter().for_each(|hit| *seen.entry(hit).or_default() += 1);
+        nth += 2;
+    }
+    println!("socket faults tried, up to deed {nth}: {seen:?}");
+    for deed in [Deed::Accept, Deed::Read, Deed::Head, Deed::Body] {
+        for how in [Wrong::Closes, Wrong::Strange] {
+            assert!(seen.contains_key(&(deed, how)), "{deed:?} never went wrong as {how:?}: {seen:?}");
+        }
     }
 }
 

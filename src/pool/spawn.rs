@@ -28,6 +28,9 @@ const STACK_BYTES: usize = 512 * 1024;
 /// `SpawnError` when the system has no thread to give; nothing is left behind.
 pub fn spawn(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Result<Thread, SpawnError> {
     let name = name.into();
+    if let Err(source) = crate::fault::at_named("thread", &name) {
+        return Err(SpawnError { name, source });
+    }
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     match std::thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(body) {
         Ok(handle) => Ok(Thread { name, handle: Some(handle) }),

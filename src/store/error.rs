@@ -29,6 +29,17 @@ pub enum StoreError {
 pub enum WriteError {
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error("the store failed at {op}, the disk is full: {source}")]
+    Full { op: &'static str, source: rusqlite::Error },
     #[error("the store failed at {op}: {source}")]
     Database { op: &'static str, source: rusqlite::Error },
+}
+
+impl WriteError {
+    pub(super) fn of(op: &'static str, source: rusqlite::Error) -> WriteError {
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => WriteError::Full { op, source },
+            _ => WriteError::Database { op, source },
+        }
+    }
 }

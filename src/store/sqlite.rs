@@ -289,7 +289,7 @@ impl Database {
             app.created_at.to_string(),
             app.updated_at.to_string()
         ];
-        self.connection.prepare_cached(sql).and_then(|mut s| s.execute(values)).map(drop).map_err(|source| WriteError::Database { op, source })
+        passed().and_then(|()| self.connection.prepare_cached(sql)).and_then(|mut s| s.execute(values)).map(drop).map_err(|e| WriteError::of(op, e))
     }
 
     pub(super) fn insert_fn(&mut self, function: &Fn) -> Result<(), WriteError> {
@@ -317,7 +317,7 @@ impl Database {
             function.shape,
             function.updated_at.to_string()
         ];
-        self.connection.prepare_cached(sql).and_then(|mut s| s.execute(values)).map(drop).map_err(|source| WriteError::Database { op, source })
+        passed().and_then(|()| self.connection.prepare_cached(sql)).and_then(|mut s| s.execute(values)).map(drop).map_err(|e| WriteError::of(op, e))
     }
 
     pub(super) fn insert_trigger(&mut self, trigger: &Trigger) -> Result<(), WriteError> {
@@ -344,7 +344,7 @@ impl Database {
             trigger.source,
             text(&trigger.annotations)
         ];
-        self.connection.prepare_cached(sql).and_then(|mut s| s.execute(values)).map(drop).map_err(|source| WriteError::Database { op, source })
+        passed().and_then(|()| self.connection.prepare_cached(sql)).and_then(|mut s| s.execute(values)).map(drop).map_err(|e| WriteError::of(op, e))
     }
 
     pub(super) fn delete_app(&mut self, id: &Id) -> Result<(), WriteError> {
@@ -369,19 +369,26 @@ impl Database {
     /// panic) rolls back.
     fn together(&mut self, op: &'static str, statements: &[(&str, &[&str])]) -> Result<(), WriteError> {
         let mut run = || {
+            passed()?;
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for (sql, values) in statements {
                 transaction.prepare_cached(sql)?.execute(rusqlite::params_from_iter(*values))?;
             }
             transaction.commit()
         };
-        run().map_err(|source| WriteError::Database { op, source })
+        run().map_err(|source| WriteError::of(op, source))
     }
 
     #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+/// Where a test makes the disk full.
+fn passed() -> rusqlite::Result<()> {
+    let full = |_| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+    crate::fault::at("store.commit").map_err(full)
 }
 
 /// A map as its column holds it: JSON, or nothing when empty. These maps have

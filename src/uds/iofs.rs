@@ -35,6 +35,11 @@ pub struct IofsError {
     pub source: io::Error,
 }
 
+/// Where a test has this fail.
+fn pass(point: &str) -> Result<(), Errno> {
+    crate::fault::at(point).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+}
+
 /// The parent of all socket folders.
 #[derive(Debug)]
 pub struct Iofs {
@@ -91,8 +96,10 @@ impl Iofs {
             return Err(failed("create", Errno::INVAL));
         }
         let shared = &self.shared;
+        pass("iofs.make").map_err(|e| failed("create", e))?;
         mkdirat(&shared.fd, id, Mode::from_raw_mode(0o700)).map_err(|e| failed("create", e))?;
-        let opened = openat(&shared.fd, id, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let opened =
+            pass("iofs.open").and_then(|()| openat(&shared.fd, id, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()));
         let fd = match opened {
             Ok(fd) => fd,
             Err(e) => {

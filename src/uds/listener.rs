@@ -93,6 +93,7 @@ impl Watcher {
     /// At the limit of watches, when the folder is gone, after `stop`.
     pub fn watch(&self, folder: &Folder, name: &str) -> Result<Watch, WatchError> {
         let failed = |source| WatchError::Add { path: folder.path().to_owned(), source };
+        crate::fault::at("watch.add").map_err(failed)?;
         let descriptor = self.shared.watches.clone().add(folder.path(), WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ONLYDIR).map_err(failed)?;
         let (bell, appeared) = bounded(1);
         let id = {

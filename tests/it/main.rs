@@ -21,6 +21,8 @@ mod durability;
 mod environment;
 mod escape;
 mod exposure;
+#[cfg(debug_assertions)]
+mod fault_points;
 mod faults;
 mod fn_tool;
 mod functions;

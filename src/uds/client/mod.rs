@@ -192,7 +192,8 @@ impl Client {
         let until = Instant::now() + within;
         let mut delay = Duration::from_millis(1);
         loop {
-            match dial(&self.path) {
+            let passed = crate::fault::at("dial").map_err(|_| Errno::MFILE);
+            match passed.and_then(|()| dial(&self.path)) {
                 Ok(fd) => return Ok(fd),
                 // A full backlog: the server is there and busy.
                 Err(Errno::AGAIN) => {

@@ -131,7 +131,8 @@ impl FunctionSocket {
         let mut tried = false;
         loop {
             let (fd, kept) = self.usable(request, stop)?;
-            match send_two(&fd, &self.head, body) {
+            let passed = crate::fault::at("function.write").map_err(|_| Errno::PIPE);
+            match passed.and_then(|()| send_two(&fd, &self.head, body)) {
                 Ok(written) => {
                     self.connection = if kept { Connection::Kept(fd) } else { Connection::Fresh(fd) };
                     return Ok(Sent { written, kept });

@@ -62,6 +62,7 @@ impl Place {
 
     /// One attempt; when the socket went away it is looked for once more.
     pub(super) fn dial(&mut self) -> Result<OwnedFd, Errno> {
+        crate::fault::at("function.dial").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?;
         match dial_addr(&self.addr) {
             Err(Errno::CONNREFUSED | Errno::NOENT) if self.find_again().is_ok() => dial_addr(&self.addr),
             done => done,
