@@ -52,6 +52,7 @@ test: functions
 	cargo test
 	HOB_DRIVER=sandbox cargo test --test it -- --skip tidy:: --skip settings:: --skip parked:: --skip faults:: --skip escape::
 	$(MAKE) counts
+	tools/podman-suite
 	$(MAKE) conformance
 
 # No clock: callgrind counts. BLESS=--bless writes tools/counts/expected.txt anew.

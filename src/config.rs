@@ -126,6 +126,8 @@ settings! {
     HOB_RUNTIME Kind::Text, "", "the engine's runtime for functions, such as runsc or kata; empty = the engine's default";
     FN_DOCKER_LOAD_FILE Kind::Text, "", "image tarball loaded at start";
     FN_IOFS_PATH Kind::Text, "", "parent of the socket folders; empty = iofs in the data folder";
+    FN_IOFS_TMPFS Kind::Choice(&["auto", "true", "1", "false", "0"]), "auto", "each socket folder is a tmpfs of its own: true = or the start fails, auto = where hob may mount one and the engine sees it; the sandbox's always are";
+    FN_IOFS_OPTS Kind::Text, "size=1m,nr_inodes=64,mode=0777", "options of those tmpfs, beside noexec, nosuid and nodev";
     FN_IOFS_DOCKER_PATH Kind::Text, "", "the same folder as the engine sees it";
     DOCKER_HOST Kind::Text, "unix:///var/run/docker.sock", "the engine's address, unix:///path or tcp://host:port";
     DOCKER_CONFIG Kind::Text, "", "folder of docker's config.json with registry credentials; empty = .docker in the home folder";
@@ -195,6 +197,9 @@ pub struct Config {
     pub iofs: PathBuf,
     /// `FN_IOFS_DOCKER_PATH`: a path, or the name of a volume.
     pub iofs_docker: Option<String>,
+    /// Whether socket folders are tmpfs; `None`: where it can be done.
+    pub iofs_tmpfs: Option<bool>,
+    pub iofs_options: String,
     pub start_lanes: usize,
     pub stop_lanes: usize,
     pub drain: Option<Duration>,
@@ -380,6 +385,11 @@ impl Raw {
             sandbox: self.sandbox(),
             iofs: self.optional("FN_IOFS_PATH").map_or_else(|| data.join("iofs"), PathBuf::from),
             iofs_docker: self.optional("FN_IOFS_DOCKER_PATH"),
+            iofs_tmpfs: match self.text("FN_IOFS_TMPFS").as_str() {
+                "auto" => None,
+                word => Some(matches!(word, "true" | "1")),
+            },
+            iofs_options: self.text("FN_IOFS_OPTS"),
             start_lanes: self.size("HOB_START_LANES").clamp(1, 64),
             stop_lanes: self.size("HOB_STOP_LANES").clamp(1, 64),
             drain: self.millis("HOB_DRAIN_MSECS"),

@@ -117,6 +117,7 @@ impl Server {
             None => driver(config, &data, &identity)?,
         };
         reclaim(&*driver, &iofs);
+        let sockets = socket_folders(config, &*driver, &iofs)?;
         let total = host::capacity(config.max_total_memory_bytes, config.max_total_cpu_mcpus)?;
         let hot = Hot::open(hot_config(config), driver.clone(), Tokens::new(total), iofs)?;
         let agent = Arc::new(Agent::new(config, hot)?.extended(extensions));
@@ -144,7 +145,7 @@ impl Server {
         observe(&store, &agent);
         let crew = Crew::start(&ledger, &agent, &find, total.mib)?;
         let callbacks = Callbacks::start(&ledger)?;
-        announce(&edge, &*driver, total, &data, &store);
+        announce(&edge, &*driver, total, &data, &store, &sockets);
         Ok(Server { edge, api, agent, crew, callbacks, ledger, driver, store })
     }
 
@@ -269,10 +270,27 @@ fn reclaim(driver: &dyn Driver, iofs: &Iofs) {
     }
 }
 
-fn announce(edge: &Edge, driver: &dyn Driver, total: Need, data: &Path, store: &Store) {
+/// Whether socket folders are tmpfs; what is said about it.
+fn socket_folders(config: &Config, driver: &dyn Driver, iofs: &Iofs) -> Result<String, Failure> {
+    if driver.socket_folder().is_some() {
+        return Ok("a tmpfs for each container, of the sandbox".to_owned());
+    }
+    let plain = |why: String| format!("plain folders in {}: {why}", config.iofs.display());
+    if config.iofs_tmpfs == Some(false) {
+        return Ok(plain("FN_IOFS_TMPFS=false".to_owned()));
+    }
+    match iofs.use_tmpfs(&config.iofs_options, |folder| driver.sees(folder)) {
+        Ok(()) => Ok(format!("a tmpfs for each container ({})", config.iofs_options)),
+        Err(e) if config.iofs_tmpfs == Some(true) => Err(format!("FN_IOFS_TMPFS: {e}").into()),
+        Err(e) => Ok(plain(format!("no tmpfs ({e})"))),
+    }
+}
+
+fn announce(edge: &Edge, driver: &dyn Driver, total: Need, data: &Path, store: &Store, sockets: &str) {
     let functions = store.snapshot().fn_count();
     say(&format!("hob {} serving on http://{}", env!("CARGO_PKG_VERSION"), edge.local_addr()));
     say(&format!("  driver    {}", driver.describe()));
+    say(&format!("  sockets   {sockets}"));
     say(&format!("  capacity  {} MiB, {} mCPU for functions", total.mib, total.mcpu));
     say(&format!("  data      {} ({functions} functions)", data.display()));
 }

@@ -44,8 +44,6 @@ foreign! {
     FN_DS_DB_PING_MAX_RETRIES Warned, "the store is a file in the data folder: it opens or it does not";
     FN_HOT_POLL_MSECS Warned, "nothing polls: a container that comes free is handed to the oldest waiting call";
     FN_EXECUTION_HEADROOM Warned, "a call's limits are the function's timeout and HOB_MAX_WAIT_MSECS";
-    FN_IOFS_TMPFS Warned, "put FN_IOFS_PATH on a tmpfs of its own";
-    FN_IOFS_OPTS Warned, "put FN_IOFS_PATH on a tmpfs mounted with the options you want";
     FN_EXPERIMENTAL_PREFORK_POOL_SIZE Warned, "networks are made ahead anyway: HOB_PARKED_NETWORKS says how many at most";
     FN_EXPERIMENTAL_PREFORK_IMAGE Warned, "what holds a network made ahead is hob's own program";
     FN_EXPERIMENTAL_PREFORK_CMD Warned, "what holds a network made ahead is hob's own program";
@@ -127,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_off_is_not_mentioned() {
-        assert_eq!(said(&[("FN_ZIPKIN_URL", ""), ("FN_IOFS_TMPFS", "false"), ("DOCKER_TLS_VERIFY", "")]), (Vec::new(), Vec::new()));
+        assert_eq!(said(&[("FN_ZIPKIN_URL", ""), ("DOCKER_TLS_VERIFY", "")]), (Vec::new(), Vec::new()));
     }
 
     #[test]

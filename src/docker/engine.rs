@@ -233,7 +233,7 @@ impl<'a> Ask<'a> {
     fn answer_within(&self) -> Duration {
         let table = self.op.limits().answer;
         let limit = match (self.within, self.op) {
-            (Some(limit), Op::Pull) => limit,
+            (Some(limit), Op::Pull | Op::Events) => limit,
             (Some(limit), _) => limit.min(table),
             (None, _) => table,
         };
@@ -260,7 +260,7 @@ pub struct Engine {
     /// `/v1.41`, known after `negotiate`.
     prefix: String,
     /// Calls off every pause between retries.
-    pub(super) stop: Stop,
+    pub(super) stop: Arc<Stop>,
     /// Calls off pulls, before everything else ends.
     pub(super) call_off: Arc<Stop>,
 }
@@ -330,7 +330,14 @@ impl Engine {
         let no_stop = |source| AddressError::Stop { source };
         let call_off = Arc::new(Stop::new().map_err(no_stop)?);
         let transport = Transport::to(host, &call_off).ok_or_else(|| AddressError::Form { host: host.to_owned() })?;
-        Ok(Engine { transport, address: host.to_owned(), circuit: Circuit::new(), prefix: String::new(), stop: Stop::new().map_err(no_stop)?, call_off })
+        Ok(Engine {
+            transport,
+            address: host.to_owned(),
+            circuit: Circuit::new(),
+            prefix: String::new(),
+            stop: Arc::new(Stop::new().map_err(no_stop)?),
+            call_off,
+        })
     }
 
     pub fn address(&self) -> &str {
@@ -400,7 +407,9 @@ impl Engine {
                 within = within.min(TCP_WITHIN);
             }
         }
-        let cut = waiting.as_ref().and_then(|w| w.cut.as_ref());
+        // Who waits for events waits for the engine's end, too.
+        let events = Some(&self.stop).filter(|_| ask.op == Op::Events);
+        let cut = waiting.as_ref().and_then(|w| w.cut.as_ref()).or(events);
         let stream = self.transport.send(ask, &target, within, idle_within, cut, body).inspect_err(|e| {
             if matches!(e.fault, Fault::Away { .. }) {
                 let now = Instant::now();

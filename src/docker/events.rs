@@ -20,6 +20,11 @@ use crate::uds::client::Interrupter;
 const RECONNECT: Duration = Duration::from_millis(500);
 /// Without a way to end a blocked read, streams are asked to end after this.
 const ROUND_S: u64 = 5;
+/// Podman sends the head of its answer with the first event, not before: a
+/// stream of which nothing is heard is asked anew after this.
+const PODMAN_ROUND_S: u64 = 30;
+/// How much later than asked a stream may end.
+const LATE: Duration = Duration::from_secs(10);
 /// The first stream looks back this far, for clocks that differ a little.
 const LOOK_BACK: Duration = Duration::from_secs(10);
 
@@ -47,6 +52,7 @@ fn parse(line: &[u8]) -> Result<(Event, u64), serde_json::Error> {
     let at = value.get("timeNano").and_then(Value::as_u64).unwrap_or(0);
     let id = actor.id;
     let event = match action {
+        // Podman filters by its own word, and tells the other one.
         "die" | "died" if !id.is_empty() => {
             let attributes = actor.attributes.unwrap_or_default();
             let code = attributes.get("exitCode").or_else(|| attributes.get("containerExitCode")).and_then(|v| match v {
@@ -69,10 +75,11 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn start(engine: Arc<Engine>, exits: Arc<Exits>, store: String) -> Result<Events, SpawnError> {
+    pub(super) fn start(engine: Arc<Engine>, exits: Arc<Exits>, store: String, podman: bool) -> Result<Events, SpawnError> {
         let interrupter = Arc::new(Mutex::new(None));
-        let mut follower =
-            Follower { engine, exits, store, since_nanos: nanos(SystemTime::now().checked_sub(LOOK_BACK)), interrupter: interrupter.clone(), told_away: false };
+        let round_s = if podman { Some(PODMAN_ROUND_S) } else { (!engine.can_interrupt()).then_some(ROUND_S) };
+        let since_nanos = nanos(SystemTime::now().checked_sub(LOOK_BACK));
+        let mut follower = Follower { engine, exits, store, round_s, podman, since_nanos, interrupter: interrupter.clone(), told_away: false };
         let thread = spawn("docker-events", move || follower.run())?;
         Ok(Events { interrupter, thread })
     }
@@ -95,6 +102,9 @@ struct Follower {
     engine: Arc<Engine>,
     exits: Arc<Exits>,
     store: String,
+    /// Streams are asked to end after this.
+    round_s: Option<u64>,
+    podman: bool,
     since_nanos: u64,
     interrupter: Arc<Mutex<Option<Interrupter>>>,
     told_away: bool,
@@ -109,7 +119,8 @@ impl Follower {
                 return;
             }
             match result {
-                Ok(()) if !self.engine.can_interrupt() => {}
+                // As it was asked to.
+                Ok(()) if self.round_s.is_some() => {}
                 Err(EngineError { fault: Fault::Timeout { .. }, .. }) if !self.engine.can_interrupt() => {}
                 Ok(()) => self.tell("the stream ended"),
                 Err(e) => self.tell(&e.to_string()),
@@ -130,16 +141,25 @@ impl Follower {
     /// Follows one stream to its end.
     fn follow(&mut self) -> Result<(), EngineError> {
         let mut target = format!("/events?since={}.{:09}&filters={}", self.since_nanos / 1_000_000_000, self.since_nanos % 1_000_000_000, self.filter());
-        if !self.engine.can_interrupt() {
-            target.push_str(&format!("&until={}", nanos(Some(SystemTime::now())) / 1_000_000_000 + ROUND_S));
+        if let Some(round_s) = self.round_s {
+            target.push_str(&format!("&until={}", nanos(Some(SystemTime::now())) / 1_000_000_000 + round_s));
         }
-        let mut stream = self.engine.open(&Ask::new(Op::Events, "containers", "GET", target), None, &mut std::io::empty())?;
+        let mut ask = Ask::new(Op::Events, "containers", "GET", target);
+        if self.podman {
+            ask = ask.within(Duration::from_secs(PODMAN_ROUND_S) + LATE);
+            // The stream is not known to be there before the first event; what
+            // came before it is told from `since` on.
+            self.reconcile()?;
+        }
+        let mut stream = self.engine.open(&ask, None, &mut std::io::empty())?;
         *self.interrupter.lock() = stream.interrupter();
         // Set before the look at `stop`: whoever fires later finds it.
         if self.engine.stop.fired() {
             return Ok(());
         }
-        self.reconcile()?;
+        if !self.podman {
+            self.reconcile()?;
+        }
         if self.told_away {
             log::info!("engine events: connected again");
             self.told_away = false;
@@ -157,7 +177,7 @@ impl Follower {
     }
 
     fn filter(&self) -> String {
-        filters(&json!({"type": ["container"], "event": ["die", "oom"], "label": [format!("{LABEL_STORE}={}", self.store)]}))
+        filters(&json!({"type": ["container"], "event": ["die", "died", "oom"], "label": [format!("{LABEL_STORE}={}", self.store)]}))
     }
 
     fn apply(&self, event: Event) {

@@ -23,6 +23,7 @@ mod networks;
 mod parked;
 mod probe;
 mod pull;
+mod sight;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -144,6 +145,8 @@ struct Shared {
     identity: Identity,
     /// The engine's view of `identity.iofs`, where it differs.
     engine_iofs: Option<PathBuf>,
+    /// The engine's word for its machine.
+    architecture: String,
     host: Host,
     hostname: String,
 }
@@ -237,12 +240,13 @@ impl Docker {
             config: config.clone(),
             identity: identity.clone(),
             engine_iofs,
+            architecture: info.architecture.clone(),
             // Engines before 20.10 do not say: version 1.
             host: Host { swappiness: info.cgroup_version != "2" },
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             engine: engine.clone(),
         });
-        let events = Events::start(engine, exits, identity.store_id.to_string())?;
+        let events = Events::start(engine, exits, identity.store_id.to_string(), version.is_podman())?;
         let cleaning = shared.cleaner.as_ref().map(|cleaner| cleaner.start(shared.images.clone())).transpose()?;
         let docker =
             Docker { shared, describe, events: Mutex::new(Some(events)), cleaning: Mutex::new(cleaning), crew: Mutex::new(None), pulse: Mutex::new(None) };
@@ -352,6 +356,10 @@ impl Driver for Docker {
             discarder.look_again();
         }
         if failures.is_empty() { Ok(count) } else { Err(trouble(failures.join("; "))) }
+    }
+
+    fn sees(&self, folder: &Path) -> bool {
+        self.shared.sees(folder)
     }
 
     fn usage(&self, engine_id: &str, limit: Duration) -> Option<Usage> {

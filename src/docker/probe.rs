@@ -15,6 +15,7 @@ use crate::config::DockerConfig;
 use crate::driver::{ContainerSpec, Driver, ExitSink, Freezer, Instance, StartBudget};
 use crate::model::{Id, PullPolicy};
 use crate::registry::encode;
+use crate::uds::iofs::Iofs;
 
 /// Where a container finds its socket folder.
 const INSIDE: &str = "/tmp/iofs";
@@ -68,6 +69,8 @@ pub struct Trial {
     pub took: Duration,
     /// The container sees what this process puts into its socket folder.
     pub folder: Result<(), String>,
+    /// Whether the folder can be a tmpfs of its own, if that was asked.
+    pub tmpfs: Option<Result<(), String>>,
     pub freezing: Freezing,
     pub removed: Result<(), String>,
 }
@@ -80,11 +83,12 @@ impl ExitSink for Nobody {
 
 /// Starts one container with every limit a function has, looks, and removes it.
 /// Its image is made here: nothing is pulled. `folder` lies in the parent that
-/// `identity` names and is open to every user.
+/// `identity` names and is open to every user. `tmpfs`: also whether folders
+/// there can be tmpfs with these options.
 ///
 /// # Errors
 /// It could not be started: why, in words.
-pub fn trial(config: &DockerConfig, identity: &Identity, folder: &Path) -> Result<Trial, String> {
+pub fn trial(config: &DockerConfig, identity: &Identity, folder: &Path, tmpfs: Option<&str>) -> Result<Trial, String> {
     let mut config = config.clone();
     // Neither is needed for one container.
     (config.parked_networks, config.load_file, config.clean_max_bytes) = (0, None, 0);
@@ -112,6 +116,10 @@ pub fn trial(config: &DockerConfig, identity: &Identity, folder: &Path) -> Resul
     let trial = Trial {
         took: begun.elapsed(),
         folder: sees(&docker, &instance, &word),
+        tmpfs: tmpfs.map(|options| {
+            let mounted = Iofs::open(&identity.iofs).and_then(|iofs| iofs.use_tmpfs(options, |folder| docker.sees(folder)));
+            mounted.map_err(|e| e.to_string())
+        }),
         freezing: freeze(&docker, &instance),
         removed: docker.remove(&instance).map_err(|e| e.to_string()),
     };

@@ -67,6 +67,15 @@ fn raw(engine: &Engine, id: &str) -> Value {
 }
 
 #[test]
+fn the_engine_sees_what_is_there_and_nothing_else() {
+    let Some(room) = Room::new() else { return };
+    assert!(room.docker.sees(&room.folder.path));
+    assert!(!room.docker.sees(&room.folder.path.join("not-there")));
+    assert!(!room.folder.path.join("not-there").exists(), "looking makes nothing");
+    assert!(room.ours().is_empty(), "nothing is left");
+}
+
+#[test]
 fn what_a_container_uses_is_read_and_else_asked_for() {
     let Some(room) = Room::new() else { return };
     let (instance, _told) = room.start("tick");
@@ -408,7 +417,7 @@ fn an_exit_while_the_stream_is_down_is_still_told() {
     room.engine.remove(&vanishes.engine_id, Duration::from_secs(20)).expect("removed");
     assert!(told_end.all().is_empty());
     let engine = Arc::new(testing::engine().expect("engine"));
-    let again = Events::start(engine.clone(), room.docker.shared.exits.clone(), room.docker.shared.identity.store_id.to_string()).expect("thread");
+    let again = Events::start(engine.clone(), room.docker.shared.exits.clone(), room.docker.shared.identity.store_id.to_string(), false).expect("thread");
     assert_eq!(told_end.first().code, 137);
     told_gone.first();
     // And cut in the middle it comes back.

@@ -109,7 +109,8 @@ fn container(config: &Config, report: &mut Report) {
     };
     let parent = made.folder.parent().unwrap_or(&made.folder).to_owned();
     let identity = Identity { store_id: Id::new(), instance_id: Id::new(), iofs: parent.clone(), iofs_docker: config.iofs_docker.clone() };
-    let tried = match trial(&config.docker, &identity, &made.folder) {
+    let wanted = Some(config.iofs_options.as_str()).filter(|_| config.iofs_tmpfs != Some(false));
+    let tried = match trial(&config.docker, &identity, &made.folder, wanted) {
         Ok(tried) => tried,
         Err(why) => {
             // An engine that cannot find the folder at all says so at the start.
@@ -130,6 +131,7 @@ fn container(config: &Config, report: &mut Report) {
         Ok(()) => report.good("socket folder", format!("{} is seen inside a container", parent.display())),
         Err(why) => report.put("socket folder", Verdict::Bad, format!("a container does not see {}: {why}", parent.display()), iofs_todo()),
     }
+    small(config, tried.tmpfs, report);
     match tried.freezing {
         Freezing::Direct => report.good("freezer", "containers are frozen by their own cgroup"),
         Freezing::Engine { why } => {
@@ -140,6 +142,20 @@ fn container(config: &Config, report: &mut Report) {
     }
     if let Err(why) = tried.removed {
         report.put("removal", Verdict::Bad, why, "the engine cannot remove containers: look at its log");
+    }
+}
+
+/// Whether socket folders are tmpfs of their own.
+fn small(config: &Config, tried: Option<Result<(), String>>, report: &mut Report) {
+    let name = "socket tmpfs";
+    match tried {
+        None => report.skipped(name, "FN_IOFS_TMPFS=false: a function can fill the disk that its socket folder lies on"),
+        Some(Ok(())) => report.good(name, format!("each socket folder is one ({})", config.iofs_options)),
+        Some(Err(why)) => {
+            let verdict = if config.iofs_tmpfs == Some(true) { Verdict::Bad } else { Verdict::Warning };
+            let todo = "folders are plain, and a function can fill the disk they lie on: run hob as root in the engine's mount namespace (in a container: with CAP_SYS_ADMIN, and the folder bound with rshared propagation), or let FN_IOFS_PATH name a small tmpfs";
+            report.put(name, verdict, why, todo);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod meter;
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -167,6 +167,13 @@ pub trait Driver: Send + Sync + Debug {
     /// Whether it sends what containers print to `ContainerSpec::syslog_url`;
     /// if not, hob does.
     fn sends_syslog(&self) -> bool {
+        false
+    }
+
+    /// Whether a folder that this process has mounted, below the parent of the
+    /// socket folders, is there for the containers, too.
+    fn sees(&self, folder: &Path) -> bool {
+        let _ = folder;
         false
     }
 

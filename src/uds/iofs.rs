@@ -1,7 +1,8 @@
 //! The folders functions put their sockets in: one per container, world
 //! writable, bound to /tmp/iofs inside it.
 //!
-//! Owns: making, holding and removing them. Called by: `hot` (a container's
+//! Owns: making, holding and removing them, each with a tmpfs of its own where
+//! that is seen by whoever makes the containers. Called by: `hot` (a container's
 //! start and end), `server` (sweep at start). Blocks on: the file system.
 //! Does not: look at the sockets (`listener`, `function`).
 //!
@@ -10,16 +11,17 @@
 //! depth costs two descriptors and no stack.
 
 use std::collections::HashSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, chmodat, flock, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::tmpfs;
 use crate::model::Id;
 
 /// Most directory entries one removal touches; beyond it the folder stays and
@@ -52,6 +54,8 @@ struct Shared {
     /// Also carries the shared lock that says "a server uses this folder".
     fd: OwnedFd,
     live: Mutex<HashSet<String>>,
+    /// Each folder is a tmpfs, mounted with these options.
+    tmpfs: OnceLock<CString>,
 }
 
 /// One container's socket folder; removed with all it holds when dropped.
@@ -81,7 +85,29 @@ impl Iofs {
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open")(e.into()))?;
         // A file system without locks only loses the sweep's caution.
         let _ = flock(&fd, FlockOperation::NonBlockingLockShared);
-        Ok(Iofs { shared: Arc::new(Shared { path, fd, live: Mutex::new(HashSet::new()) }) })
+        Ok(Iofs { shared: Arc::new(Shared { path, fd, live: Mutex::new(HashSet::new()), tmpfs: OnceLock::new() }) })
+    }
+
+    /// From now on each folder is a tmpfs of its own, mounted with `options`
+    /// (`size=1m,…`), noexec, nosuid, nodev. One is made and removed at once;
+    /// `seen` tells whether whoever makes the containers sees a folder in it.
+    ///
+    /// # Errors
+    /// When that cannot be done here, or is not seen: folders stay plain.
+    pub fn use_tmpfs(&self, options: &str, seen: impl FnOnce(&Path) -> bool) -> Result<(), IofsError> {
+        let failed = |verb, source: io::Error| IofsError { verb, path: self.shared.path.clone(), source };
+        let options = CString::new(options).map_err(|e| failed("mount a tmpfs in", e.into()))?;
+        let trial = self.create(Id::new().as_str())?;
+        tmpfs::mount(trial.path(), &options).map_err(|e| failed("mount a tmpfs in", e.into()))?;
+        // Unmounted with the folder, whatever comes.
+        let inside = trial.path().join("seen");
+        std::fs::create_dir(&inside).map_err(|e| failed("use a tmpfs in", e))?;
+        if !seen(&inside) {
+            return Err(failed("use a tmpfs in", io::Error::other("it is not seen by what makes the containers")));
+        }
+        drop(trial);
+        let _ = self.shared.tmpfs.set(options);
+        Ok(())
     }
 
     /// Makes `<parent>/<id>`, mode 0777: the function's user must be able to
@@ -98,11 +124,19 @@ impl Iofs {
         let shared = &self.shared;
         pass("iofs.make").map_err(|e| failed("create", e))?;
         mkdirat(&shared.fd, id, Mode::from_raw_mode(0o700)).map_err(|e| failed("create", e))?;
+        if let Some(options) = shared.tmpfs.get()
+            && let Err(e) = tmpfs::mount(&path, options)
+        {
+            let _ = unlinkat(&shared.fd, id, AtFlags::REMOVEDIR);
+            return Err(failed("mount a tmpfs on", e));
+        }
+        // What is mounted, if anything is.
         let opened =
             pass("iofs.open").and_then(|()| openat(&shared.fd, id, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()));
         let fd = match opened {
             Ok(fd) => fd,
             Err(e) => {
+                let _ = tmpfs::unmount(&path);
                 let _ = unlinkat(&shared.fd, id, AtFlags::REMOVEDIR);
                 return Err(failed("open", e));
             }
@@ -190,6 +224,8 @@ fn names(fd: impl AsFd) -> Result<Vec<std::ffi::CString>, Errno> {
 
 fn remove_folder(parent: &Shared, name: &str) -> Result<(), IofsError> {
     let failed = |e: Errno| IofsError { verb: "remove", path: parent.path.join(name), source: e.into() };
+    // Its tmpfs, also one of an earlier run, goes with all that is in it.
+    tmpfs::unmount(&parent.path.join(name)).map_err(failed)?;
     match openat(&parent.fd, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
         Ok(top) => empty(top.as_fd()).map_err(failed)?,
         Err(Errno::NOENT) => return Ok(()),
@@ -314,6 +350,51 @@ mod tests {
         drop(folder);
         assert!(outside.join("precious").exists());
         std::fs::remove_dir_all(&at).expect("clean");
+    }
+
+    /// The options of the mount at `path`, as the kernel tells them.
+    fn mounted(path: &Path) -> Option<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let at = format!(" {} tmpfs ", path.display());
+        mounts.lines().find(|l| l.contains(&at)).map(str::to_owned)
+    }
+
+    #[test]
+    fn a_tmpfs_bounds_what_is_left_and_goes_with_the_folder() {
+        let at = parent("tmpfs");
+        let iofs = Iofs::open(&at).expect("open");
+        if let Err(e) = iofs.use_tmpfs("size=1m,nr_inodes=64,mode=0777", Path::is_dir) {
+            assert!(!rustix::process::geteuid().is_root(), "{e}");
+            println!("SKIPPED: {e}");
+            drop(iofs.create(Id::new().as_str()).expect("a plain folder"));
+            return std::fs::remove_dir(&at).expect("nothing is left");
+        }
+        let folder = iofs.create(Id::new().as_str()).expect("create");
+        let path = folder.path().to_owned();
+        let options = mounted(&path).expect("mounted");
+        for word in ["nosuid", "nodev", "noexec", "size=1024k", "nr_inodes=64"] {
+            assert!(options.contains(word), "{word} in {options}");
+        }
+        assert_eq!(std::fs::metadata(&path).expect("folder").permissions().mode() & 0o777, 0o777);
+        let error = std::fs::write(path.join("big"), vec![0; 2 << 20]).expect_err("too much");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        std::fs::remove_file(path.join("big")).expect("removed");
+        let made = (0..100).take_while(|n| std::fs::write(path.join(n.to_string()), "").is_ok()).count();
+        assert!((32..64).contains(&made), "{made} files");
+        // Open files hold it no longer than its folder.
+        let held = std::fs::File::open(path.join("0")).expect("open");
+        drop(folder);
+        assert!(!path.exists() && mounted(&path).is_none());
+        drop(held);
+        // What a killed server left is found by the next one's sweep.
+        let left = iofs.create(Id::new().as_str()).expect("create");
+        let path = left.path().to_owned();
+        iofs.shared.live.lock().clear();
+        std::mem::forget(left);
+        assert_eq!(iofs.sweep(), 1);
+        assert!(!path.exists() && mounted(&path).is_none());
+        drop(iofs);
+        std::fs::remove_dir(&at).expect("nothing is left");
     }
 
     #[test]

@@ -12,3 +12,4 @@ pub mod function;
 pub mod iofs;
 pub mod listener;
 mod net;
+mod tmpfs;

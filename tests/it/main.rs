@@ -47,6 +47,7 @@ mod rootless;
 mod rounds;
 mod settings;
 mod shutdown;
+mod sockets;
 mod syslog;
 mod tidy;
 mod usage;

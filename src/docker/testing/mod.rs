@@ -145,7 +145,8 @@ fn archive(name: &str, volume: bool) -> Vec<u8> {
         "architecture": "amd64", "os": "linux",
         "config": {"Entrypoint": ["/prog"], "Env": ["PATH=/"], "Volumes": volumes},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
-        "history": [{"created": "2026-01-01T00:00:00Z"}],
+        // Its own id: who removes one by name must not meet another test's.
+        "history": [{"created": "2026-01-01T00:00:00Z", "comment": name}],
     });
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
     let mut all = tar::Builder::new(Vec::new());
