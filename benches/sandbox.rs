@@ -27,6 +27,10 @@ use hob::sandbox::images::{Images, Options as Store};
 const MANY: usize = 16;
 const CALLERS: usize = 32;
 const HOT: usize = 500;
+/// Reserved by each of them: so many fit an ordinary host.
+const HOT_MIB: u64 = 32;
+/// Containers of the engine to compare with.
+const HOT_DOCKER: usize = 20;
 
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
@@ -159,35 +163,83 @@ fn adapt(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// So many functions hot at once: all answer; what they cost.
+/// So many functions hot at once: all answer, twice, and none was started
+/// again; what they cost, beside an engine's.
 fn hot(archive: &[u8], count: usize) -> Result<String, Failure> {
-    let settings = [("FN_MAX_TOTAL_MEMORY_BYTES", (64u64 << 30).to_string()), ("HOB_START_LANES", "16".to_owned())];
+    let settings = [("FN_MAX_TOTAL_MEMORY_BYTES", (64u64 << 30).to_string()), ("FN_FREEZE_IDLE_MSECS", "-1".to_owned())];
     let hob = start("sbx-hot", archive, &settings)?;
     let room = hob_room(&hob);
-    let before = (available_kib(), proc::resident_kib(hob.pid()).unwrap_or(0));
     let count = count.min(room);
+    let before = (available_kib(), proc::resident_kib(hob.pid()).unwrap_or(0));
+    let targets: Vec<String> = (0..count).map(|n| hob.function_of(&format!("hot{n}"), HOT_MIB)).collect::<Result<_, _>>()?;
     let asked = Instant::now();
-    for n in 0..count {
-        cold(&hob, &format!("hot{n}"), 1)?;
-    }
+    let first = each_once(&hob, &targets)?;
     let taken = asked.elapsed();
+    let again = each_once(&hob, &targets)?;
+    let same = first.iter().zip(&again).filter(|(a, b)| a == b).count();
+    settle();
     let after = (available_kib(), proc::resident_kib(hob.pid()).unwrap_or(0));
-    let each = |a: u64, b: u64| a.abs_diff(b) as f64 / count as f64;
+    let processes: Vec<u32> = proc::children(hob.pid()).into_iter().flat_map(proc::descendants).filter(|pid| !proc::is_named(*pid, "hob-parked")).collect();
+    let own: u64 = processes.iter().filter_map(|pid| proc::shared_fairly_kib(*pid)).sum();
+    let each = |kib: u64| kib as f64 / count as f64;
+    let (server, host) = (each(after.1.saturating_sub(before.1)), each(before.0.saturating_sub(after.0)));
     let stopped = hob.terminate()?;
-    Ok(format!(
-        "\n{count} functions (64 MiB each reserved; {room} fit this host), called one after the other, all answered and stay hot: {:.2} s. Per idle function {:.0} KiB of the host's memory, {:.0} KiB of the server's. SIGTERM with all of them: {}, exit {:?}.\n",
+    let mut text = format!(
+        "\n{count} functions ({HOT_MIB} MiB each reserved; {room} fit this host), called one after the other, all answer and stay hot: {:.2} s. Called once more, {same} answer from the container they had. SIGTERM with all of them: {}, exit {:?}.\n\nMemory of one idle function (its processes' own share, by `smaps_rollup`): {:.0} KiB with its first process, {server:.0} KiB of the server's; the host's free memory went down by {host:.0} KiB for each, with the pool of waiting cells.",
         taken.as_secs_f64(),
-        each(before.0, after.0),
-        each(after.1, before.1),
         time(stopped.0.as_secs_f64()),
-        stopped.1
-    ))
+        stopped.1,
+        each(own),
+    );
+    match engine_memory(count.min(HOT_DOCKER)) {
+        Ok((function, helpers)) => {
+            text.push_str(&format!(" With the engine: {function:.0} KiB, and {helpers:.0} KiB of its helper processes for each container.\n"))
+        }
+        Err(e) => text.push_str(&format!(" No engine to compare with ({e}).\n")),
+    }
+    Ok(text)
+}
+
+/// The instance that answered, of each.
+fn each_once(hob: &Hob, targets: &[String]) -> Result<Vec<String>, Failure> {
+    let mut connection = hob.connection();
+    let one = |target: &String| {
+        let answer = connection.ask(&request("POST", target, &[], b"x"))?;
+        let instance = answer.field("X-Instance").map(str::to_owned);
+        match (answer.status, instance) {
+            (200, Some(instance)) => Ok(instance),
+            (status, _) => Err(Failure::from(format!("{status} {}", String::from_utf8_lossy(answer.body)))),
+        }
+    };
+    targets.iter().map(one).collect()
+}
+
+/// The same functions with the engine, fewer of them: KiB of the containers'
+/// processes and of the engine's own for each.
+fn engine_memory(count: usize) -> Result<(f64, f64), Failure> {
+    engine::prepare()?;
+    let tag = format!("bench-{}", std::process::id());
+    let settings = [("HOB_DRIVER", "docker".to_owned()), ("HOB_PARKED_NETWORKS", "0".to_owned()), ("FN_CONTAINER_LABEL_TAG", tag.clone())];
+    let hob = Hob::start("sbx-docker", &settings)?;
+    let targets: Vec<String> = (0..count).map(|n| hob.function_of(&format!("hot{n}"), HOT_MIB)).collect::<Result<_, _>>()?;
+    each_once(&hob, &targets)?;
+    let ids = engine::docker(&["ps", "-q", "--no-trunc", "--filter", &format!("label=fn-agent-classifier={tag}")])?;
+    let (mut own, mut helpers) = (0, 0);
+    for id in ids.lines() {
+        let pid: u32 = engine::docker(&["inspect", "-f", "{{.State.Pid}}", id])?.parse()?;
+        let inside: Vec<u32> = std::iter::once(pid).chain(proc::descendants(pid)).collect();
+        own += inside.iter().filter_map(|pid| proc::shared_fairly_kib(*pid)).sum::<u64>();
+        helpers += proc::parent(pid).and_then(proc::shared_fairly_kib).unwrap_or(0);
+    }
+    hob.terminate()?;
+    let each = |kib: u64| kib as f64 / ids.lines().count().max(1) as f64;
+    Ok((each(own), each(helpers)))
 }
 
 fn hob_room(hob: &Hob) -> usize {
     let log = hob.log();
     let mib = log.lines().find_map(|l| l.trim().strip_prefix("capacity")).and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<usize>().ok());
-    mib.unwrap_or(6400) / 64
+    mib.unwrap_or(6400) / usize::try_from(HOT_MIB).unwrap_or(usize::MAX)
 }
 
 fn available_kib() -> u64 {

@@ -55,6 +55,35 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
     all_pids().into_iter().filter(|pid| stat(*pid).is_some_and(|s| s.parent == parent)).collect()
 }
 
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    stat(pid).map(|s| s.parent)
+}
+
+/// All below a process, whatever the depth.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let parents: BTreeMap<u32, u32> = all_pids().into_iter().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let below = |mut at: u32| {
+        while let Some(parent) = parents.get(&at) {
+            if *parent == pid {
+                return true;
+            }
+            at = *parent;
+        }
+        false
+    };
+    parents.keys().copied().filter(|pid| below(*pid)).collect()
+}
+
+pub(crate) fn is_named(pid: u32, name: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == name)
+}
+
+/// Resident memory, pages shared with others counted in parts.
+pub(crate) fn shared_fairly_kib(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    text.lines().find(|l| l.starts_with("Pss:"))?.split_whitespace().nth(1)?.parse().ok()
+}
+
 pub(crate) fn named(name: &str) -> Vec<u32> {
     all_pids().into_iter().filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == name)).collect()
 }

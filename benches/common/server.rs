@@ -81,7 +81,12 @@ impl Hob {
 
     /// A function of the echo image; the result is what to ask.
     pub(crate) fn function(&self, name: &str) -> Result<String, Failure> {
-        let body = json!({"name": name, "app_id": self.app, "image": engine::IMAGE, "memory": FUNCTION_MIB, "timeout": 60, "idle_timeout": 3600});
+        self.function_of(name, FUNCTION_MIB)
+    }
+
+    /// The same with a reservation of its own.
+    pub(crate) fn function_of(&self, name: &str, mib: u64) -> Result<String, Failure> {
+        let body = json!({"name": name, "app_id": self.app, "image": engine::IMAGE, "memory": mib, "timeout": 60, "idle_timeout": 3600});
         Ok(format!("/invoke/{}", self.create("/v2/fns", &body)?))
     }
 

@@ -147,3 +147,51 @@ fn a_free_slot_holds_no_descriptor() {
     groups.take().expect_err("its file has gone");
     assert_eq!(groups.free.lock().slots.len(), 1, "the slot is not lost");
 }
+
+/// Version 2 as the kernel has it, wherever version 1 has taken the controllers:
+/// entering, freezing, killing what is frozen, sweeping. Limits are words in
+/// files there too (above), but only a host of version 2 obeys them.
+#[test]
+fn version_2_freezes_kills_and_is_swept_on_the_real_kernel() {
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::process::ExitStatusExt;
+
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: not root");
+        return;
+    }
+    let context = rustix::mount::fsopen("cgroup2", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC).expect("every kernel has it");
+    rustix::mount::fsconfig_create(context.as_fd()).expect("made");
+    let mount = rustix::mount::fsmount(context.as_fd(), rustix::mount::FsMountFlags::FSMOUNT_CLOEXEC, rustix::mount::MountAttrFlags::empty()).expect("mounted");
+    let name = format!("hob-test-{}", std::process::id());
+    let path = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())).join(&name);
+    fs::create_dir(&path).expect("a group");
+    let groups = || Cgroups { tree: Tree::V2(path.clone()), missing: Vec::new(), name: name.clone(), free: Mutex::default() };
+    let sleeper = |slot: &Slot| {
+        #[allow(clippy::disallowed_methods, reason = "a process to be killed")]
+        let child = std::process::Command::new("sleep").arg("600").spawn().expect("sleeps");
+        rustix::io::write(&slot.files.procs[0], child.id().to_string().as_bytes()).expect("it enters");
+        child
+    };
+    let ours = groups();
+    let slot = ours.take().expect("a slot");
+    let mut child = sleeper(&slot);
+    let freezer = slot.freezer().expect("every group of version 2 has one");
+    freezer.freeze().expect("frozen");
+    let folder = path.join(slot_name(slot.number));
+    let until = Instant::now() + Duration::from_secs(10);
+    while !fs::read_to_string(folder.join("cgroup.events")).expect("read").contains("frozen 1") {
+        assert!(Instant::now() < until, "not frozen");
+        std::thread::yield_now();
+    }
+    assert_eq!(freezer.state().expect("read"), "1");
+    assert_eq!(kill_group(&folder), 1);
+    assert_eq!(child.wait().expect("ended").signal(), Some(9), "frozen or not");
+    // A killed server's: its processes end and its slots go.
+    let mut child = sleeper(&slot);
+    assert_eq!(groups().sweep(), 1);
+    assert_eq!(child.wait().expect("ended").signal(), Some(9));
+    assert!(!folder.exists() && path.exists());
+    ours.close();
+    assert!(!path.exists(), "nothing is left");
+}
