@@ -10,10 +10,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::ignore::Ignore;
+use crate::sandbox::images::{Digest, Hashing, architecture};
 
 /// Files of a folder that are read; beyond it somebody named the wrong folder.
 const MAX_FILES: usize = 200_000;
@@ -177,52 +177,30 @@ impl<R: Read> Read for Exactly<R> {
     }
 }
 
-/// Counts and hashes what passes through.
-struct Hashing<W> {
-    inner: W,
-    sha: Sha256,
-    length: u64,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(buf)?;
-        self.sha.update(&buf[..n]);
-        self.length += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 /// Writes a docker archive (`docker load` takes it) of one layer with these
 /// files. `layer` is scratch space. Returns the image's id, `sha256:…`.
 ///
 /// # Errors
 /// A file can't be read, or the archive not written.
 pub fn write_image<W: Write>(spec: &ImageSpec, entries: &[Entry], layer: &mut (impl Read + Write + Seek), out: W) -> Result<(String, W), ArchiveError> {
-    let hashing = write_tar(entries, Hashing { inner: &mut *layer, sha: Sha256::new(), length: 0 })?;
-    let length = hashing.length;
-    let digest = hex(&hashing.sha.finalize());
+    let (_, digest, length) = write_tar(entries, Hashing::new(&mut *layer))?.finish();
     layer.rewind().map_err(write_error)?;
 
     let config = config_json(spec, &digest);
-    let id = hex(&Sha256::digest(config.as_bytes()));
-    let layer_name = format!("{digest}/layer.tar");
-    let manifest = json!([{ "Config": format!("{id}.json"), "RepoTags": [spec.name], "Layers": [layer_name] }]).to_string();
+    let id = Digest::of(config.as_bytes());
+    let layer_name = format!("{}/layer.tar", digest.hex());
+    let manifest = json!([{ "Config": format!("{}.json", id.hex()), "RepoTags": [spec.name], "Layers": [layer_name] }]).to_string();
 
     let mut builder = Builder::new(out);
     let file = || header(EntryType::Regular, 0o644);
-    append(&mut builder, file(), &format!("{id}.json"), config.len() as u64, config.as_bytes())?;
+    append(&mut builder, file(), &format!("{}.json", id.hex()), config.len() as u64, config.as_bytes())?;
     append(&mut builder, file(), &layer_name, length, &mut Exactly { inner: layer, left: length })?;
     append(&mut builder, file(), "manifest.json", manifest.len() as u64, manifest.as_bytes())?;
     let out = builder.into_inner().map_err(write_error)?;
-    Ok((format!("sha256:{id}"), out))
+    Ok((id.to_string(), out))
 }
 
-fn config_json(spec: &ImageSpec, digest: &str) -> String {
+fn config_json(spec: &ImageSpec, digest: &Digest) -> String {
     const THEN: &str = "1970-01-01T00:00:00Z";
     json!({
         "architecture": architecture(),
@@ -235,23 +213,10 @@ fn config_json(spec: &ImageSpec, digest: &str) -> String {
             "Cmd": spec.cmd,
             "Env": spec.env,
         },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+        "rootfs": { "type": "layers", "diff_ids": [digest.as_str()] },
         "history": [{ "created": THEN, "created_by": "hob deploy" }],
     })
     .to_string()
-}
-
-/// This machine's architecture by the engine's name for it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// An unnamed temporary file.
@@ -323,10 +288,10 @@ mod tests {
         }
         let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).expect("JSON");
         let config = &files[manifest[0]["Config"].as_str().expect("text")];
-        assert_eq!(format!("sha256:{}", hex(&Sha256::digest(config))), id);
+        assert_eq!(Digest::of(config).to_string(), id);
         let config: serde_json::Value = serde_json::from_slice(config).expect("JSON");
         let layer = &files[manifest[0]["Layers"][0].as_str().expect("text")];
-        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hex(&Sha256::digest(layer))));
+        assert_eq!(config["rootfs"]["diff_ids"][0], Digest::of(layer).as_str());
         assert_eq!(config["config"]["User"], "1000:1000");
         let names: Vec<String> = tar::Archive::new(layer.as_slice())
             .entries()

@@ -128,10 +128,7 @@ fn prepare(alone: &Alone, common: &Common, groups: Vec<OwnedFd>, tmp: Tmp) -> Re
         rustix::io::write(&group, b"0").step("join the cgroup")?;
     }
     sys::unshare(alone, UnshareFlags::NEWCGROUP).step("cgroup namespace")?;
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).step("socket")?;
-    // In the host's own network it is up already, and not ours to change.
-    let _ = sys::loopback_up(socket.as_fd());
-    drop(socket);
+    loopback()?;
     mounts::mount_proc()?;
     let users = user_namespace(alone, common.reach).step("user namespace")?;
     mounts::mask_proc()?;
@@ -141,6 +138,13 @@ fn prepare(alone: &Alone, common: &Common, groups: Vec<OwnedFd>, tmp: Tmp) -> Re
     rustix::thread::set_no_new_privs(true).step("no new privileges")?;
     put_on(&common.filters.early)?;
     Ok((users, made))
+}
+
+fn loopback() -> Result<(), Failed> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).step("socket")?;
+    // In the host's own network it is up already, and not ours to change.
+    let _ = sys::loopback_up(socket.as_fd());
+    Ok(())
 }
 
 /// The kernel kills this process, and with it all of its namespace, when the
@@ -188,6 +192,10 @@ fn become_function(alone: &Alone, common: &Common, parked: Parked, go: &Go, fds:
     };
     let (out, err) = (fds.next(), fds.next());
     let Parked { users, tmp: (size, mut tmp) } = parked;
+    if go.no_network {
+        sys::unshare(alone, UnshareFlags::NEWNET).step("a network of its own")?;
+        loopback()?;
+    }
     if size != go.tmp {
         tmp = mounts::tmp(go.tmp)?;
     }

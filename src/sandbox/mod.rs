@@ -53,7 +53,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::call::LaunchError;
 use crate::config::{DockerConfig, SandboxConfig};
 use crate::driver::{Cgroup, ContainerSpec, Driver, DriverError, ExitSink, Framing, Freezer, Instance, Meter, Output, StartBudget, Stream};
-use crate::model::ImageAllow;
+use crate::model::{ImageAllow, PullPolicy};
 use crate::pool::{Stop, Woke, wait_for};
 use cgroup::Limits;
 use examine::TMP_BYTES;
@@ -189,6 +189,8 @@ impl Sandbox {
             tmp,
             limits,
             writable_root: !self.limits.readonly_rootfs,
+            // Where all share the host's: a function may ask for none.
+            no_network: self.config.host_network && spec.no_network,
             places: self.own.as_ref().map(|own| places(own, &root.path, &spec.iofs)).transpose()?,
         })
     }
@@ -197,7 +199,7 @@ impl Sandbox {
     fn launch(&self, spec: &ContainerSpec, budget: &StartBudget, exit: Arc<dyn ExitSink>) -> Result<Instance, LaunchError> {
         let mut steps = Steps::new();
         let limit = budget.pull_until.saturating_duration_since(Instant::now());
-        let image = self.images.ensure(&spec.image, Pull::Missing, budget.pull_until, &self.call_off).map_err(|e| e.launch_error(&spec.image, limit))?;
+        let image = self.images.ensure(&spec.image, pull(spec.pull), budget.pull_until, &self.call_off).map_err(|e| e.launch_error(&spec.image, limit))?;
         if !image.config.volumes.is_empty() && !self.limits.allow_volume {
             return Err(LaunchError::ImageVolume { image: spec.image.clone() });
         }
@@ -332,6 +334,14 @@ fn environment(image: &ImageConfig, spec: &ContainerSpec) -> Vec<String> {
         env.push("HOME=/".to_owned());
     }
     env
+}
+
+fn pull(policy: PullPolicy) -> Pull {
+    match policy {
+        PullPolicy::IfMissing => Pull::Missing,
+        PullPolicy::Always => Pull::Always,
+        PullPolicy::Never => Pull::Never,
+    }
 }
 
 fn engine(step: &'static str, text: impl std::fmt::Display) -> LaunchError {

@@ -173,7 +173,7 @@ macro_rules! calls {
 /// What a cell does between the two filters and a function never.
 #[rustfmt::skip]
 const STAGE: &[u32] = calls! { 
-    SYS_move_mount SYS_open_tree SYS_mount_setattr SYS_umount2 SYS_fsopen SYS_fsconfig SYS_fsmount SYS_chroot SYS_setns SYS_sethostname
+    SYS_unshare SYS_move_mount SYS_open_tree SYS_mount_setattr SYS_umount2 SYS_fsopen SYS_fsconfig SYS_fsmount SYS_chroot SYS_setns SYS_sethostname
 };
 
 #[rustfmt::skip]

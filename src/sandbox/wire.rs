@@ -71,6 +71,8 @@ pub(super) struct Go {
     pub(super) limits: Vec<Limit>,
     /// The root may be written to (in memory, gone with the cell).
     pub(super) writable_root: bool,
+    /// It leaves the host's network for one with nothing in it.
+    pub(super) no_network: bool,
     /// Without root the server cannot make mounts: root and socket folder are
     /// named, not sent.
     pub(super) places: Option<Places>,
@@ -245,6 +247,7 @@ mod tests {
             tmp: Tmp { bytes: 1, inodes: 0 },
             limits: vec![Limit::OpenFiles(5)],
             writable_root: false,
+            no_network: false,
             places: None,
         };
         std::thread::scope(|scope| {

@@ -36,6 +36,7 @@ mod limits;
 mod load;
 mod logs;
 mod main_job;
+mod no_engine;
 mod oci;
 mod parked;
 mod probes;

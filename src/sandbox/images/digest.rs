@@ -63,18 +63,19 @@ pub(super) fn text(sha: Sha256) -> String {
 
 /// Hashes and counts what is written through it.
 #[derive(Debug)]
-pub(super) struct Hashing<W> {
+pub struct Hashing<W> {
     pub(super) inner: W,
     pub(super) sha: Sha256,
     pub(super) length: u64,
 }
 
 impl<W: Write> Hashing<W> {
-    pub(super) fn new(inner: W) -> Hashing<W> {
+    pub fn new(inner: W) -> Hashing<W> {
         Hashing { inner, sha: Sha256::new(), length: 0 }
     }
 
-    pub(super) fn finish(self) -> (W, Digest, u64) {
+    /// What was written to, the digest and the number of bytes.
+    pub fn finish(self) -> (W, Digest, u64) {
         (self.inner, Digest(text(self.sha)), self.length)
     }
 }

@@ -150,7 +150,7 @@ fn variant_fits(variant: &str) -> bool {
 }
 
 /// This machine's architecture by the name images use.
-pub(super) fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::LaunchError;
-use crate::registry::NameError;
+use crate::registry::{HelperError, NameError};
 
 /// The store can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,18 @@ impl ImageError {
     /// To travel through a `Read` or `Write`.
     pub(super) fn into_io(self) -> io::Error {
         io::Error::other(self)
+    }
+
+    /// A refusal says what would help, and which helper failed to.
+    pub(super) fn advise(self, trouble: Option<HelperError>) -> ImageError {
+        match self {
+            ImageError::Denied { image, registry, text } => {
+                let trouble = trouble.map(|t| format!(" ({t})")).unwrap_or_default();
+                let text = format!("{text}; the registry wants other credentials: DOCKER_CONFIG or FN_DOCKER_AUTH gives them{trouble}");
+                ImageError::Denied { image, registry, text }
+            }
+            other => other,
+        }
     }
 
     /// As a waiting caller of a function is told.

@@ -32,8 +32,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
-pub use digest::Digest;
-pub use document::ImageConfig;
+pub use digest::{Digest, Hashing};
+pub use document::{ImageConfig, architecture};
 pub use error::{ImageError, OpenError};
 pub use limits::Limits;
 pub use load::Loaded;
@@ -166,7 +166,10 @@ impl Images {
             return self.rootfs(&reference, &until);
         }
         if policy == Pull::Never {
-            return Err(ImageError::NotFound { image: name.to_string(), why: " in the store, and none may be pulled".to_owned() });
+            return Err(ImageError::NotFound {
+                image: name.to_string(),
+                why: " in the store, and hob/pull says never: load it with `hob image load` or pull it with `hob image pull`".to_owned(),
+            });
         }
         self.flights.once(&format!("pull {key}"), &until, || self.pull(&name, &key, policy, &until, progress))?;
         match self.store.reference(&key)? {
@@ -183,9 +186,11 @@ impl Images {
         }
         log::info!("pulling image {name}");
         let begun = Instant::now();
-        let client = Client::new(name, self.options.registries.lookup(name), &self.options.insecure, *until);
+        // Asked now: a helper's answer holds for a short time only.
+        let shown = self.options.registries.show(name, until.deadline, until.stop);
+        let client = Client::new(name, shown.credentials, &self.options.insecure, *until);
         let puller = Puller { store: &self.store, limits: &self.options.limits, client, image: name, until: *until, progress };
-        let reference = puller.pull()?;
+        let reference = puller.pull().map_err(|e| e.advise(shown.trouble))?;
         // Unpacked before it has its name: a hostile one is never called.
         self.rootfs(&reference, until)?;
         self.store.set_reference(&reference)?;

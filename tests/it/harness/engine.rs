@@ -169,7 +169,7 @@ fn build(function: &str) -> PathBuf {
     target.join("release").join(function)
 }
 
-const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+pub(crate) const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// A docker archive of one layer that holds one static program.
 pub(crate) fn archive(name: &str, program: &[u8]) -> Vec<u8> {
