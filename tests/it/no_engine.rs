@@ -76,6 +76,7 @@ fn functions_are_deployed_and_run_without_an_engine() {
     let at = folder(&server, "nowhere", yaml, "hello");
     let (well, said) = client(&server, &["deploy", &at, "--app", "demo"]);
     assert!(!well && said.contains("127.0.0.1:1"), "{said}");
+    std::fs::write(Path::new(&at).join("func.yaml"), "name: nowhere\nruntime: docker\n").expect("written");
     std::fs::write(Path::new(&at).join("Dockerfile"), "FROM scratch\n").expect("written");
     let (well, said) = client(&server, &["deploy", &at, "--app", "demo"]);
     assert!(!well && said.contains("Dockerfile"), "{said}");
