@@ -88,6 +88,7 @@ fn main() -> Result<(), Failure> {
     drop((nginx, unbuffered));
     hob.terminate()?;
     if options.write {
+        text.push_str("\n![p50](bench/hot-p50.svg)\n![calls per second](bench/hot-rate.svg)\n");
         write("hot-p50.svg", &chart("p50 of a hot call, 64 B", &all, |s| &s.p50, time))?;
         write("hot-rate.svg", &chart("hot calls per second, 64 B", &all, |s| &s.rate, |v| format!("{v:.0}/s")))?;
     }

@@ -67,12 +67,14 @@ fn main() -> Result<(), Failure> {
     }
     drop(nginx);
     hob.terminate()?;
+    let mut text = format!("{about}; {rounds} rounds of {:.1} s each, medians; {CONNECTIONS} connections\n\n{}", length.as_secs_f64(), table.text());
     if options.write {
+        text.push_str("\n![latency at a constant rate](bench/open.svg)\n");
         let title = format!("latency at {} calls a second, from when each was due", RATES[RATES.len() - 1]);
         let ticks = SHARES.iter().map(|(name, _)| (*name).to_owned()).collect();
         write("open.svg", &Chart { title: &title, across: "share of the calls", ticks, label: time, lines: plotted }.svg())?;
     }
-    publish("open", &format!("{about}; {rounds} rounds of {:.1} s each, medians; {CONNECTIONS} connections\n\n{}", length.as_secs_f64(), table.text()), options)
+    publish("open", &text, options)
 }
 
 fn one(way: &Way, rate: u32, length: Duration, series: &mut Series) -> Result<(), Failure> {

@@ -18,6 +18,10 @@ use common::report::{Table, circumstances, median, publish, time, verdict};
 use common::server::Hob;
 use common::{Failure, Options, Scratch, engine, proc};
 
+/// Memory of each hot function: small, so that hundreds have room at once. One
+/// too many, and every call would be a cold one that evicts another.
+const HOT_MIB: u64 = 16;
+
 /// What the server holds at one moment.
 struct Held {
     resident_kib: u64,
@@ -96,9 +100,11 @@ impl Bench {
     fn hot(&mut self, steps: &[usize]) -> Result<(), Failure> {
         let hob = self.start("scale-hot")?;
         let (mut calls, mut first) = (Vec::new(), None);
+        let room = hob.capacity_mib().map_or(usize::MAX, |mib| usize::try_from(mib / HOT_MIB).unwrap_or(usize::MAX));
         for step in steps {
+            let step = &room.min(*step);
             while calls.len() < *step {
-                let target = hob.function(&format!("hot{}", calls.len()))?;
+                let target = hob.function_of(&format!("hot{}", calls.len()), HOT_MIB)?;
                 let call = request("POST", &target, &[("Content-Type", "text/plain")], &[b'x'; 64]);
                 ask(&mut hob.connection(), &call)?;
                 calls.push(call);

@@ -90,6 +90,11 @@ impl Hob {
         Ok(format!("/invoke/{}", self.create("/v2/fns", &body)?))
     }
 
+    /// MiB it has for functions, as it says at its start.
+    pub(crate) fn capacity_mib(&self) -> Option<u64> {
+        self.log().lines().find_map(|l| l.trim().strip_prefix("capacity")).and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok())
+    }
+
     /// Its data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.data.path().join("d")
