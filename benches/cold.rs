@@ -54,7 +54,7 @@ fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let about = circumstances();
     engine::prepare()?;
-    let rounds = options.pick(2, 5, 9);
+    let rounds = options.pick(1, 5, 9);
     let scratch = Scratch::new("cold")?;
     let (mut own, mut parked) = (Samples::default(), Samples::default());
     for round in 0..rounds {

@@ -60,7 +60,7 @@ fn main() -> Result<(), Failure> {
     let mut table = Table::new(&["body", "callers", "way", "p50", "p99", "calls/s", "server CPU per call", "switches per call"]);
     let mut ratios = Table::new(&["body", "callers", "hob to nginx", "ratio (median of rounds)", "promise", ""]);
     let (mut all, mut resident) = (Vec::new(), Vec::new());
-    let rounds = options.pick(3, 7, 9);
+    let rounds = options.pick(2, 7, 9);
     for size in SIZES {
         let length = Duration::from_millis(if size == SMALL { options.pick(400, 1500, 3000) } else { options.pick(300, 800, 2000) });
         let beside = if size == SMALL { nginx.as_ref() } else { unbuffered.as_ref() };

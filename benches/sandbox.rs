@@ -36,7 +36,7 @@ fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let about = circumstances();
     let archive = image()?;
-    let rounds = options.pick(5, 15, 40);
+    let rounds = options.pick(3, 15, 40);
     let mut one = Vec::new();
     let mut many = Vec::new();
     let mut callers = Vec::new();
