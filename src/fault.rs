@@ -58,6 +58,7 @@ mod armed {
     #[derive(Debug, Clone, Copy)]
     enum Kind {
         Panic,
+        Hangs,
         Fails(Errno),
     }
 
@@ -76,6 +77,7 @@ mod armed {
         let (point, which) = place.split_once('@')?;
         let kind = match kind {
             "panic" => Kind::Panic,
+            "hang" => Kind::Hangs,
             "disk-full" => Kind::Fails(Errno::NOSPC),
             "no-descriptor" => Kind::Fails(Errno::MFILE),
             "no-thread" => Kind::Fails(Errno::AGAIN),
@@ -111,6 +113,9 @@ mod armed {
             }
             log::warn!("fault on purpose: {}, passage {passage}", rule.point);
             match rule.kind {
+                Kind::Hangs => loop {
+                    std::thread::park();
+                },
                 Kind::Panic => panic!("a fault on purpose at {point}"),
                 Kind::Fails(errno) => return Err(errno.into()),
             }

@@ -3,6 +3,8 @@
 //! Owns: the order of start and stop, signals, the lines printed at start.
 //! Called by: `cli`. Blocks on: signals. Does not: decide anything else.
 
+mod overseer;
+
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -28,6 +30,7 @@ use crate::pool::{Need, Tokens, host, spawn};
 use crate::sandbox::Sandbox;
 use crate::store::Store;
 use crate::uds::iofs::Iofs;
+use overseer::Overseer;
 
 /// Ended by signal, everything released.
 const CLEAN: u8 = 0;
@@ -38,6 +41,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 /// Callbacks under way at the stop may take this long, then they are made again
 /// after the next start.
 const CALLBACKS_LIMIT: Duration = Duration::from_secs(1);
+/// Calls that were cut end within this.
+const CUT_LIMIT: Duration = Duration::from_secs(2);
+/// Any other step of the stop; they take moments.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// Something did not end in time; it was named.
 const LEFT_OVER: u8 = 3;
 
@@ -178,32 +185,39 @@ impl Server {
         self.ledger.refuse();
         self.agent.refuse();
         let drain_until = config.drain.map_or_else(|| Instant::now() + Duration::from_secs(365 * 24 * 3600), |d| Instant::now() + d);
-        let mut left = Vec::new();
+        let overseer = Overseer::start();
         if !self.agent.wait_idle(drain_until) {
             self.agent.cut();
-            if !self.agent.wait_idle(Instant::now() + Duration::from_secs(2)) {
-                left.push("calls that did not end".to_owned());
+            if !self.agent.wait_idle(Instant::now() + CUT_LIMIT) {
+                overseer.left(["calls that did not end".to_owned()]);
             }
         }
-        if left.is_empty() {
+        // A call that hangs has its container: nobody waits long for that.
+        let close_limit = if overseer.is_clean() { CLOSE_LIMIT } else { CUT_LIMIT };
+        if overseer.is_clean() {
+            overseer.step("detached calls", STEP_LIMIT);
             self.crew.join();
+        } else {
+            self.crew.leave();
         }
-        left.extend(self.agent.close(Instant::now() + CLOSE_LIMIT));
-        if left.is_empty() {
-            self.edge.stop();
-        }
+        overseer.step("containers", close_limit + STEP_LIMIT);
+        overseer.left(self.agent.close(Instant::now() + close_limit));
+        overseer.step("the public listener", STEP_LIMIT);
+        overseer.left(self.edge.stop());
+        overseer.step("the management API", STEP_LIMIT);
         self.api.stop();
         self.callbacks.stop(Instant::now() + CALLBACKS_LIMIT);
+        overseer.step("what makes containers", CLOSE_LIMIT);
         self.driver.close();
+        overseer.step("the calls database", STEP_LIMIT);
         self.ledger.close();
-        if left.is_empty() {
-            drop(self.store);
-            log::info!("stopped");
-            return ExitCode::from(CLEAN);
+        if !overseer.is_clean() {
+            overseer.end();
         }
-        say(&format!("hob: stopped, but left behind: {}", left.join("; ")));
-        // Joining what hangs would hang as well.
-        std::process::exit(i32::from(LEFT_OVER));
+        overseer.step("the store", STEP_LIMIT);
+        drop(self.store);
+        log::info!("stopped");
+        ExitCode::from(CLEAN)
     }
 }
 

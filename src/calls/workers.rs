@@ -69,6 +69,13 @@ impl Crew {
     }
 }
 
+impl Crew {
+    /// Gives its threads up: only for a process that is about to end.
+    pub fn leave(self) {
+        std::mem::take(&mut *self.threads.lock()).into_iter().for_each(Thread::leave);
+    }
+}
+
 impl Drop for Crew {
     fn drop(&mut self) {
         // A thread that ends has started no more since the refusal, but may have

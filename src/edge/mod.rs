@@ -252,24 +252,25 @@ impl Edge {
 
     /// Drains, gives answers under way a second, cuts the rest and joins all
     /// threads. Calls must have been ended before: the edge can't end them.
-    pub fn stop(&self) {
+    /// Returns what did not end, in words; nothing, one hopes.
+    pub fn stop(&self) -> Option<String> {
         self.shared.poller.end();
         if let Some(thread) = self.thread.lock().take() {
             thread.join();
         }
         if self.workers.join(Instant::now() + STOP_GRACE).is_ok() {
-            return;
+            return None;
         }
         self.shared.stop.fire();
-        if let Err(error) = self.workers.join(Instant::now() + STOP_LIMIT) {
-            log::error!("the public listener did not end: {error}");
-        }
+        self.workers.join(Instant::now() + STOP_LIMIT).err().map(|error| format!("clients' connections: {error}"))
     }
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        self.stop();
+        if let Some(left) = self.stop() {
+            log::error!("the public listener did not end: {left}");
+        }
     }
 }
 

@@ -418,6 +418,39 @@ fn a_full_disk_of_kept_calls_refuses_detached_ones_and_no_others() {
     }
 }
 
+/// Whatever hangs at the stop is named, and the exit code says so; the next
+/// start takes away what was left.
+#[test]
+fn what_does_not_end_at_the_stop_is_named_and_the_code_is_3() {
+    let cases = [
+        ("call.run@1=hang", "calls that did not end"),
+        ("start.job@1=hang", "container start"),
+        // The first two are the requests that make the function.
+        ("edge.request@3=hang", "edge-"),
+        ("api.handler@3=hang", "the management API"),
+    ];
+    for (faults, words) in cases {
+        let folder = Folder::new();
+        let Some(mut server) = Server::start_in(folder.clone(), &[("HOB_FAULTS", faults), ("HOB_DRAIN_MSECS", "300")]) else { return };
+        let echo = server.function("echo", "echo", json!({}));
+        let held = if faults.starts_with("api.") {
+            http::begin(server.address, "GET", "/v2/apps", &[], b"").expect("connected")
+        } else {
+            server.begin_call(&echo, &[])
+        };
+        wait_until("the fault", 20, || (fired(&server) == 1).then_some(()));
+        server.signal(Signal::TERM);
+        let code = server.wait(60);
+        let log = server.log();
+        let last = log.lines().rfind(|l| l.contains("left behind")).unwrap_or_default().to_owned();
+        assert!(code == Some(3) && last.contains(words), "{faults}: {code:?}, {log}");
+        drop((held, server));
+        let Some(server) = Server::start_in(folder, &[]) else { return };
+        recovered(&server, &echo, descriptors(&server));
+        end(server);
+    }
+}
+
 /// A small file system of the test's own, taken away with it.
 struct Disk {
     path: PathBuf,
