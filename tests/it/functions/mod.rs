@@ -24,6 +24,30 @@ mod sockets;
 mod starts;
 
 use std::fmt::Write;
+use std::sync::{Mutex, MutexGuard};
+
+use serde_json::json;
+
+use crate::harness::{Server, wait_until};
+
+/// The two suites that start containers by the hundred take turns: the engine
+/// is one.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Deletes a function; its containers go with it.
+fn delete(server: &Server, function: &str) {
+    server.manage("DELETE", &format!("/v2/fns/{function}"), &json!({}));
+}
+
+/// Deletes the last function and waits for the engine to be through with all
+/// removals: how long a stop takes behind a backlog is not the question here.
+fn delete_last(server: &Server, function: &str) {
+    delete(server, function);
+    wait_until("the removals of deleted functions' containers", 120, || server.containers().is_empty().then_some(()));
+}
 
 /// One call of the hostile function.
 pub(crate) struct Case {
