@@ -109,7 +109,7 @@ impl Images {
     pub fn refresh(&self, image: &str, until: Instant) -> Result<(), LaunchError> {
         let limit = until.saturating_duration_since(Instant::now());
         let name = ImageName::parse(image).map_err(|e| LaunchError::Pull { image: image.to_owned(), status: Some(400), text: e.to_string() })?;
-        self.pulls.shared(&name, until).map_err(|failure| failure.launch_error(image, limit))
+        self.pulls.shared(&name, Instant::now(), until).map_err(|failure| failure.launch_error(image, limit))
     }
 
     /// The same; what is known of the image.
@@ -122,7 +122,8 @@ impl Images {
         if let Some(seen) = seen.filter(fresh) {
             return Ok(seen.image);
         }
-        let limit = until.saturating_duration_since(Instant::now());
+        let asked = Instant::now();
+        let limit = until.saturating_duration_since(asked);
         let refused = |status, text: String| LaunchError::Pull { image: image.to_owned(), status, text };
         let name = ImageName::parse(image).map_err(|e| refused(Some(400), e.to_string()))?;
         let there = if policy == PullPolicy::Always { None } else { self.inspect(image)? };
@@ -132,7 +133,7 @@ impl Images {
                 return Err(refused(Some(404), "the engine does not have it, and hob/pull is \"never\": load it, or let hob pull".to_owned()));
             }
             None => {
-                self.pulls.shared(&name, until).map_err(|failure| failure.launch_error(image, limit))?;
+                self.pulls.shared(&name, asked, until).map_err(|failure| failure.launch_error(image, limit))?;
                 let known = self.inspect(image)?.ok_or_else(|| refused(None, "the pull succeeded, yet the image is not there".to_owned()))?;
                 (known, Some(Instant::now()))
             }

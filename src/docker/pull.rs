@@ -128,7 +128,8 @@ struct Leader<'a> {
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
         PULLS.running.add(-1);
-        self.pulls.flights.lock().remove(self.key);
+        let good = matches!(&*self.flight.result.lock(), Some(Ok(())));
+        self.pulls.flights.lock().end(self.key, good);
         self.flight.land(Err(PullFailure::Refused { status: None, text: "the pull was abandoned".to_owned() }));
     }
 }
@@ -138,7 +139,33 @@ impl Drop for Leader<'_> {
 pub(super) struct Pulls {
     engine: Arc<Engine>,
     registries: Registries,
-    flights: Mutex<HashMap<String, Arc<Flight>>>,
+    flights: Mutex<Flights>,
+}
+
+#[derive(Debug, Default)]
+struct Flights {
+    under_way: HashMap<String, Arc<Flight>>,
+    /// When each image last came, for those who had looked for it before.
+    came: HashMap<String, Instant>,
+}
+
+/// Beyond so many, the older half of what came is forgotten.
+const MAX_CAME: usize = 256;
+
+impl Flights {
+    fn end(&mut self, key: &str, good: bool) {
+        self.under_way.remove(key);
+        if !good {
+            return;
+        }
+        if self.came.len() >= MAX_CAME {
+            let mut times: Vec<_> = self.came.values().copied().collect();
+            times.sort_unstable();
+            let middle = times[times.len() / 2];
+            self.came.retain(|_, at| *at > middle);
+        }
+        self.came.insert(key.to_owned(), Instant::now());
+    }
 }
 
 impl Pulls {
@@ -148,14 +175,19 @@ impl Pulls {
 
     /// One pull per image at a time. Who comes later waits for the one under
     /// way; if that ends for lack of time and they have more, they go on.
-    pub(super) fn shared(&self, name: &ImageName, until: Instant) -> Result<(), PullFailure> {
+    /// A pull that ended after `since`, when the caller began to look for the
+    /// image, is the caller's too.
+    pub(super) fn shared(&self, name: &ImageName, since: Instant, until: Instant) -> Result<(), PullFailure> {
         let key = name.to_string();
         loop {
             let (flight, lead) = {
                 let mut flights = self.flights.lock();
-                match flights.get(&key) {
+                if flights.came.get(&key).is_some_and(|at| *at >= since) {
+                    return Ok(());
+                }
+                match flights.under_way.get(&key) {
                     Some(flight) => (flight.clone(), false),
-                    None => (flights.entry(key.clone()).or_default().clone(), true),
+                    None => (flights.under_way.entry(key.clone()).or_default().clone(), true),
                 }
             };
             if lead {
