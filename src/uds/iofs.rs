@@ -97,15 +97,19 @@ impl Iofs {
     pub fn use_tmpfs(&self, options: &str, seen: impl FnOnce(&Path) -> bool) -> Result<(), IofsError> {
         let failed = |verb, source: io::Error| IofsError { verb, path: self.shared.path.clone(), source };
         let options = CString::new(options).map_err(|e| failed("mount a tmpfs in", e.into()))?;
-        let trial = self.create(Id::new().as_str())?;
-        tmpfs::mount(trial.path(), &options).map_err(|e| failed("mount a tmpfs in", e.into()))?;
-        // Unmounted with the folder, whatever comes.
-        let inside = trial.path().join("seen");
-        std::fs::create_dir(&inside).map_err(|e| failed("use a tmpfs in", e))?;
-        if !seen(&inside) {
-            return Err(failed("use a tmpfs in", io::Error::other("it is not seen by what makes the containers")));
-        }
-        drop(trial);
+        let (name, shared) = (Id::new(), &self.shared);
+        let trial = shared.path.join(name.as_str());
+        let tried = std::fs::create_dir(&trial)
+            .map_err(|e| failed("create", e))
+            .and_then(|()| tmpfs::mount(&trial, &options).map_err(|e| failed("mount a tmpfs in", e.into())))
+            .and_then(|()| std::fs::create_dir(trial.join("seen")).map_err(|e| failed("use a tmpfs in", e)))
+            .and_then(|()| match seen(&trial.join("seen")) {
+                true => Ok(()),
+                false => Err(failed("use a tmpfs in", io::Error::other("it is not seen by what makes the containers"))),
+            });
+        // Unmounted with the folder, whatever came.
+        let removed = remove_folder(shared, name.as_str());
+        tried.and(removed)?;
         let _ = self.shared.tmpfs.set(options);
         Ok(())
     }
