@@ -454,8 +454,7 @@ impl Changes<'_> {
         match ended {
             Ended::Done { record, answer } => {
                 self.put(record)?;
-                let tell = "INSERT OR REPLACE INTO callbacks SELECT id, fn_id, callback, ?2, ?2, 0 FROM queue WHERE id = ?1 AND callback IS NOT NULL";
-                self.connection.prepare_cached(tell)?.execute(params![record.id.as_str(), now.0])?;
+                self.tell(&record.id, now)?;
                 let dead = matches!(record.status, Status::Error | Status::Timeout);
                 let sql = if dead { "UPDATE queue SET dead = 1 WHERE id = ?1" } else { "DELETE FROM queue WHERE id = ?1" };
                 self.connection.prepare_cached(sql)?.execute([record.id.as_str()])?;
@@ -495,28 +494,44 @@ impl Changes<'_> {
         Ok(())
     }
 
-    pub(super) fn cancel(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+    /// Whether there was such a call, waiting or `dead`. The end of one that
+    /// waited is told; that of a dead one was.
+    pub(super) fn cancel(&self, w: &Waiting, dead: bool, now: Timestamp) -> rusqlite::Result<bool> {
         self.may_fail()?;
-        self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1")?.execute([w.id.as_str()])?;
+        if !dead {
+            self.tell(&w.id, now)?;
+        }
+        if self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1 AND dead = ?2")?.execute(params![w.id.as_str(), dead])? == 0 {
+            return Ok(false);
+        }
         self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = ?4, error = NULL WHERE fn_id = ?1 AND id = ?2")?.execute(params![
             w.fn_id.as_str(),
             w.id.as_str(),
             Status::Cancelled as i64,
             now.0
         ])?;
-        Ok(())
+        Ok(true)
     }
 
-    /// A dead call is to run again, with all its attempts.
-    pub(super) fn revive(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+    /// Its end is to be told, if anybody wants to know.
+    fn tell(&self, call: &Id, now: Timestamp) -> rusqlite::Result<()> {
+        let sql = "INSERT OR REPLACE INTO callbacks SELECT id, fn_id, callback, ?2, ?2, 0 FROM queue WHERE id = ?1 AND callback IS NOT NULL";
+        self.connection.prepare_cached(sql)?.execute(params![call.as_str(), now.0]).map(|_| ())
+    }
+
+    /// A dead call is to run again, with all its attempts. Whether it was one.
+    pub(super) fn revive(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<bool> {
         self.may_fail()?;
-        self.connection.prepare_cached("UPDATE queue SET dead = 0, attempts = 0, due = ?2 WHERE id = ?1")?.execute(params![w.id.as_str(), now.0])?;
+        let sql = "UPDATE queue SET dead = 0, attempts = 0, due = ?2 WHERE id = ?1 AND dead = 1";
+        if self.connection.prepare_cached(sql)?.execute(params![w.id.as_str(), now.0])? == 0 {
+            return Ok(false);
+        }
         self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = NULL, attempts = 0 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
             w.fn_id.as_str(),
             w.id.as_str(),
             Status::Queued as i64
         ])?;
-        Ok(())
+        Ok(true)
     }
 
     /// Forgets a function's records beyond its newest `keep` and those older

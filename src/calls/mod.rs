@@ -37,7 +37,7 @@ mod writer;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
@@ -96,6 +96,10 @@ pub(crate) struct Shared {
     desk: Mutex<Desk>,
     told: Condvar,
     closing: AtomicBool,
+    /// Acceptances on their way to the disk: they count as queued.
+    accepting: AtomicUsize,
+    /// Ends that could not be written down are tried again: none begins meanwhile.
+    ends_wait: AtomicBool,
 }
 
 /// All kept calls.
@@ -160,6 +164,8 @@ impl Ledger {
             desk: Mutex::default(),
             told: Condvar::new(),
             closing: AtomicBool::new(false),
+            accepting: AtomicUsize::new(0),
+            ends_wait: AtomicBool::new(false),
         });
         let of_writer = shared.clone();
         let writer = spawn("calls-writer", move || writer::run(&of_writer, database, &to_do, &rung))?;
@@ -208,9 +214,7 @@ impl Ledger {
         if call.body.len() as u64 > settings.max_body {
             return Err(DetachError::TooLarge { len: call.body.len() as u64, max: settings.max_body });
         }
-        if self.shared.ready.lock().len() >= settings.max_queued {
-            return Err(DetachError::Full { limit: settings.max_queued });
-        }
+        let _place = self.shared.place()?;
         let id = self.ask(|done| Job::Accept(Box::new(call), done)).map_err(|cause| DetachError::NotKept { cause })?;
         LEDGER.accepted.add(1);
         Ok(id)
@@ -256,12 +260,12 @@ impl Ledger {
             // Dead ones are cancelled too: they will not be asked for again.
             let dead = self.readers.with(|r| r.dead(id)).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
             return match dead {
-                Some(waiting) => self.ask(|done| Job::Cancel(waiting, done)).map(|()| Changed::Yes),
-                None => self.not(fn_id, id),
+                Some(waiting) if self.ask(|done| Job::Cancel { waiting, dead: true, done })? => Ok(Changed::Yes),
+                _ => self.not(fn_id, id),
             };
         };
-        match self.ask(|done| Job::Cancel(waiting, done)) {
-            Ok(()) => {
+        match self.ask(|done| Job::Cancel { waiting, dead: false, done }) {
+            Ok(_) => {
                 LEDGER.queued.add(-1);
                 Ok(Changed::Yes)
             }
@@ -280,9 +284,8 @@ impl Ledger {
         let dead = self.readers.with(|r| r.dead(id)).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
         let Some(waiting) = dead else { return self.not(fn_id, id) };
         let waiting = Waiting { due: self.shared.clock.now(), ..waiting };
-        self.ask(|done| Job::Revive(waiting, done))?;
-        LEDGER.queued.add(1);
-        Ok(Changed::Yes)
+        // Somebody else may have been faster with the same wish, or with another.
+        if self.ask(|done| Job::Revive(waiting, done))? { Ok(Changed::Yes) } else { self.not(fn_id, id) }
     }
 
     fn not(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
@@ -292,8 +295,12 @@ impl Ledger {
 
     /// Asks the writer and waits until it is on disk.
     fn ask<T>(&self, job: impl FnOnce(writer::Done<T>) -> Job) -> Result<T, String> {
+        self.ask_within(COMMIT_LIMIT, job)
+    }
+
+    fn ask_within<T>(&self, limit: Duration, job: impl FnOnce(writer::Done<T>) -> Job) -> Result<T, String> {
         let (done, answer) = bounded(1);
-        let until = Instant::now() + COMMIT_LIMIT;
+        let until = Instant::now() + limit.min(COMMIT_LIMIT);
         let jobs = self.jobs.lock().clone().ok_or("the server is shutting down")?;
         jobs.send_deadline(job(done), until).map_err(|_| "the calls database is too slow".to_owned())?;
         match answer.recv_deadline(until) {
@@ -342,7 +349,28 @@ impl Drop for Ledger {
     }
 }
 
+/// One of the calls that may be queued, while it is written down.
+struct Place<'s>(&'s AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Shared {
+    /// Room for one more call.
+    fn place(&self) -> Result<Place<'_>, DetachError> {
+        let limit = self.settings.max_queued;
+        // INVARIANT: counted under the lock, so that many at once get no more than there is.
+        let ready = self.ready.lock();
+        if ready.len() + self.accepting.load(Ordering::SeqCst) >= limit {
+            return Err(DetachError::Full { limit });
+        }
+        self.accepting.fetch_add(1, Ordering::SeqCst);
+        Ok(Place(&self.accepting))
+    }
+
     fn put(&self, waiting: Waiting) {
         let mut ready = self.ready.lock();
         ready.put(waiting);

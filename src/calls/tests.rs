@@ -152,6 +152,79 @@ fn a_call_is_cancelled_or_dies_and_runs_again() {
     assert_eq!((again.id, again.attempts), (failing, 0));
 }
 
+/// Ends the one call that waits, in vain.
+fn fail(ledger: &Ledger, fn_id: &Id) -> Id {
+    let taken = ledger.shared.ready.lock().take(Timestamp::now(), |_| true).expect("waits");
+    let record = Record { status: Status::Error, attempts: 1, ..ledger.record(fn_id, &taken.id).expect("read").expect("known") };
+    ledger.ended(record::Ended::Done { record: Box::new(record), answer: None });
+    wait_until("the end", || !ledger.shared.ready.lock().is_running(&taken.id));
+    taken.id
+}
+
+/// All at the same time.
+fn together<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+    let start = std::sync::Barrier::new(count);
+    std::thread::scope(|scope| {
+        let spawn = |_| {
+            scope.spawn(|| {
+                start.wait();
+                work()
+            })
+        };
+        let threads: Vec<_> = (0..count).map(spawn).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn many_wishes_for_one_dead_call_are_one() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    for _ in 0..20 {
+        let id = ledger.accept(call(fn_id, None)).expect("accepted");
+        assert_eq!(fail(&ledger, &fn_id), id);
+        let revived = together(8, || ledger.run_again(&fn_id, &id).expect("written"));
+        assert_eq!(revived.iter().filter(|changed| **changed == Changed::Yes).count(), 1, "{revived:?}");
+        assert_eq!(ledger.shared.ready.lock().len(), 1);
+        assert_eq!(fail(&ledger, &fn_id), id);
+        // Given up or run again: one of the two, and the record says which.
+        let revive = AtomicU32::new(0);
+        let either = together(8, || match revive.fetch_add(1, Ordering::SeqCst) % 2 {
+            0 => ledger.run_again(&fn_id, &id).map(|changed| (true, changed)),
+            _ => ledger.cancel(&fn_id, &id).map(|changed| (false, changed)),
+        });
+        let done: Vec<bool> =
+            either.into_iter().map(|one| one.expect("written")).filter(|(_, changed)| *changed == Changed::Yes).map(|(again, _)| again).collect();
+        assert!(done.len() == 1 || done.iter().filter(|again| **again).count() == 1, "run again at most once, then perhaps given up: {done:?}");
+        let waits = ledger.shared.ready.lock().len();
+        let status = ledger.record(&fn_id, &id).expect("read").expect("known").status;
+        assert_eq!(status, if waits == 1 { Status::Queued } else { Status::Cancelled });
+        ledger.shared.ready.lock().remove(&id);
+    }
+}
+
+#[test]
+fn many_at_once_get_no_more_places_than_there_are() {
+    let room = Room::new();
+    let ledger = room.open_with(|s| s.max_queued = 5);
+    let accepted = together(40, || ledger.accept(call(Id::new(), None)).is_ok());
+    assert_eq!(accepted.iter().filter(|yes| **yes).count(), 5);
+    assert_eq!(ledger.shared.accepting.load(Ordering::SeqCst), 0);
+}
+
+/// The end that somebody made is told like any other, once.
+#[test]
+fn a_cancelled_call_is_told_of() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let told = || ledger.readers.with(|r| r.callbacks(9)).expect("read").len();
+    let with = Accepted { callback: Some("http://a.example/".to_owned()), ..call(fn_id, None) };
+    let id = ledger.accept(with).expect("accepted");
+    assert_eq!((told(), ledger.cancel(&fn_id, &id), told()), (0, Ok(Changed::Yes), 1));
+    let without = ledger.accept(call(fn_id, None)).expect("accepted");
+    assert_eq!((ledger.cancel(&fn_id, &without), told()), (Ok(Changed::Yes), 1));
+}
+
 fn record(fn_id: Id, created: Timestamp) -> Record {
     Record {
         id: Id::new(),

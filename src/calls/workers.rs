@@ -111,7 +111,7 @@ impl Worker {
                 log::error!("detached call {}: a run panicked; it is tried again", waiting.id);
                 // It counts, or one that always panics would be tried for ever.
                 let waiting = Waiting { attempts: waiting.attempts + 1, ..waiting };
-                self.again(waiting, "a bug in hob: the run panicked".to_owned(), false);
+                self.again(waiting, "a bug in hob: the run panicked".to_owned());
             }
             self.used_mib.fetch_sub(mib, Ordering::SeqCst);
         }
@@ -126,6 +126,11 @@ impl Worker {
                 return None;
             }
             let now = shared.clock.now();
+            // What has ended is to be written down first: memory for answers is bounded so.
+            if shared.ends_wait.load(Ordering::SeqCst) {
+                shared.changed.wait_until(&mut ready, Instant::now() + LOOK_AGAIN);
+                continue;
+            }
             let taken = ready.take(now, |fn_id| (self.find)(fn_id).is_none_or(|spec| self.may_run(&spec)));
             if let Some(waiting) = taken {
                 let spec = (self.find)(&waiting.fn_id);
@@ -150,7 +155,7 @@ impl Worker {
         (used == 0 || used + need_mib(spec) <= share) && !self.agent.is_crowded()
     }
 
-    fn run(&self, mut waiting: Waiting, spec: Option<Arc<FnSpec>>) {
+    fn run(&self, waiting: Waiting, spec: Option<Arc<FnSpec>>) {
         let _ = crate::fault::at("detached.run");
         let loaded = self.ledger.readers.with(|r| r.load(&waiting.id));
         let accepted = match loaded {
@@ -159,43 +164,46 @@ impl Worker {
                 log::error!("detached call {} is not in the queue any more", waiting.id);
                 return self.ledger.shared.over(&waiting.id);
             }
-            Err(error) => return self.again(waiting, error.to_string(), false),
+            Err(error) => return self.again(waiting, error.to_string()),
         };
         let Some(spec) = spec else {
             let record = ended_record(&accepted, &waiting, Status::Error, "the function was deleted");
             return self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
         };
-        waiting.attempts += 1;
-        if waiting.attempts > self.attempts(&spec) {
-            // Each run before ended with the server's sudden end.
-            waiting.attempts -= 1;
-            let record = ended_record(&accepted, &waiting, Status::Error, "the server ended during each of its runs");
+        if waiting.attempts >= self.attempts(&spec) {
+            // Its last run ended with the server's sudden end, or it may run less often by now.
+            let record = ended_record(&accepted, &waiting, Status::Error, "it has used up its runs: the server ended during the last one");
             LEDGER.dead.add(1);
             return self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
-        }
-        if let Err(cause) = self.ledger.ask(|done| Job::Begin(waiting, done)) {
-            waiting.attempts -= 1;
-            return self.again(waiting, cause, false);
         }
         self.submit(waiting, accepted, spec);
     }
 
-    fn submit(&self, waiting: Waiting, accepted: Accepted, spec: Arc<FnSpec>) {
+    fn submit(&self, mut waiting: Waiting, accepted: Accepted, spec: Arc<FnSpec>) {
         let attempts = self.attempts(&spec);
+        let mut keeper = Keeper {
+            ledger: &self.ledger,
+            run: Some(Waiting { attempts: waiting.attempts + 1, ..waiting }),
+            // The function's own time runs meanwhile.
+            patience: Duration::from_secs(u64::from(spec.timeout_s)) / 4,
+            tally: Tally::default(),
+            kept: Kept::default(),
+        };
         let Accepted { id, created, fields, body, trigger, .. } = accepted;
         let mut call = Call { id, spec, fields, body: Body::Memory(body), accepted: Instant::now(), trigger };
-        let mut keeper = Keeper::default();
         let submitted =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.prepare(&mut call).and_then(|()| self.agent.submit(&call, &mut keeper))));
         let result = submitted.unwrap_or_else(|_| Err(CallError::Internal("a panic".to_owned())));
+        // A run counts, and a start that failed; not that the node could not take it up.
+        let free = result.as_ref().is_err_and(not_begun);
+        waiting.attempts += u32::from(!free);
         let mut record = keeper.tally.record(&call, &result, Timestamp::now());
         record.detached = true;
         record.created = created;
         record.attempts = waiting.attempts;
         match result {
             Ok(()) => self.ledger.ended(Ended::Done { record: Box::new(record), answer: Some(keeper.kept) }),
-            Err(error) if not_begun(&error) => self.again(waiting, record.error.unwrap_or_default(), true),
-            Err(_) if waiting.attempts < attempts => self.again(waiting, record.error.unwrap_or_default(), false),
+            Err(_) if free || waiting.attempts < attempts => self.again(waiting, record.error.unwrap_or_default()),
             Err(_) => {
                 LEDGER.dead.add(1);
                 self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
@@ -203,11 +211,9 @@ impl Worker {
         }
     }
 
-    /// Puts the call back for later. `free`: the function was asked nothing, so
-    /// that this try does not count.
-    fn again(&self, mut waiting: Waiting, error: String, free: bool) {
+    /// Puts the call back for later, with the attempts it has had.
+    fn again(&self, mut waiting: Waiting, error: String) {
         let pause = FIRST_PAUSE_MS.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(16)).min(LONGEST_PAUSE_MS);
-        waiting.attempts -= u32::from(free && waiting.attempts > 0);
         waiting.due = Timestamp(self.ledger.shared.clock.now().0 + pause);
         LEDGER.retried.add(1);
         self.ledger.ended(Ended::Again { waiting, error });
@@ -239,13 +245,28 @@ fn ended_record(accepted: &Accepted, waiting: &Waiting, status: Status, why: &st
 }
 
 /// Nobody listens: the answer is kept instead.
-#[derive(Debug, Default)]
-struct Keeper {
+#[derive(Debug)]
+struct Keeper<'l> {
+    ledger: &'l Ledger,
+    /// What is to be written down when the call has a container.
+    run: Option<Waiting>,
+    /// It waits so long for that.
+    patience: Duration,
     tally: Tally,
     kept: Kept,
 }
 
-impl Keeper {
+impl Keeper<'_> {
+    /// INVARIANT: a run counts from when a container is there, before it is
+    /// asked: a server that is killed while a call waits for one takes no run
+    /// from it.
+    fn begin(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        if let Err(cause) = self.ledger.ask_within(self.patience, |done| Job::Begin(run, done)) {
+            log::warn!("detached call {}: its run could not be written down ({cause}); should the server be killed now, it does not count", run.id);
+        }
+    }
+
     fn head(&mut self, head: &AnswerHead<'_>) {
         for (name, value) in head.fields {
             let value = String::from_utf8_lossy(value);
@@ -261,7 +282,7 @@ impl Keeper {
     }
 }
 
-impl Caller for Keeper {
+impl Caller for Keeper<'_> {
     fn whole(&mut self, head: &AnswerHead<'_>, body: &[u8]) -> Result<(), ClientGone> {
         self.head(head);
         self.take(body);
@@ -279,6 +300,9 @@ impl Caller for Keeper {
         Ok(())
     }
     fn passed(&mut self, moment: Moment) {
+        if matches!(moment, Moment::Acquired { .. }) {
+            self.begin();
+        }
         self.tally.pass(moment);
     }
     fn metered(&self) -> bool {

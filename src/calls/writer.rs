@@ -2,6 +2,7 @@
 //! transaction: that is what makes a durable call cheap.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
@@ -28,7 +29,8 @@ const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 }
 /// What comes back once the job is on disk.
 pub(super) type Done<T> = Sender<Result<T, String>>;
 
-/// What is asked of the writer. All are durable.
+/// What is asked of the writer. All are durable, but for a run's begin: a loss of
+/// power may undo it.
 #[derive(Debug)]
 pub(super) enum Job {
     /// Gives the id of the call: its own, or the one accepted with its key.
@@ -36,8 +38,14 @@ pub(super) enum Job {
     Begin(Waiting, Done<()>),
     /// Never given up: kept until it is on disk.
     Ended(Box<Ended>),
-    Cancel(Waiting, Done<()>),
-    Revive(Waiting, Done<()>),
+    /// Gives whether there was something to change: one that waits, or is dead.
+    Cancel {
+        waiting: Waiting,
+        dead: bool,
+        done: Done<bool>,
+    },
+    /// Gives whether it was dead.
+    Revive(Waiting, Done<bool>),
     /// A callback was made, or is to be tried again at a time.
     Told {
         id: Id,
@@ -117,19 +125,20 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &G
     let Gathered { records, logs } = gathered;
     let limits = &shared.settings;
     let now = shared.clock.now();
-    let durable = !batch.is_empty();
-    let mut same = Vec::with_capacity(batch.len());
+    let durable = batch.iter().any(|job| !matches!(job, Job::Begin(..)));
+    let mut applied = Vec::with_capacity(batch.len());
     let committed = database.commit(durable, |changes| {
         for job in &batch {
-            same.push(apply(changes, job, now)?);
+            applied.push(apply(changes, job, now)?);
         }
         records.iter().try_for_each(|record| changes.put(record))?;
         logs.iter().try_for_each(|log| changes.put_log(log, usage, limits.log_bytes_per_function, limits.log_bytes))
     });
     match committed {
         Ok(()) => {
-            for (job, same) in batch.into_iter().zip(same) {
-                settle(shared, job, same);
+            shared.ends_wait.store(false, Ordering::SeqCst);
+            for (job, applied) in batch.into_iter().zip(applied) {
+                settle(shared, job, applied);
             }
             Vec::new()
         }
@@ -139,42 +148,67 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &G
             LEDGER.logs_dropped.add(logs.len() as u64);
             *usage = usage_of(database);
             let text = error.to_string();
-            batch.into_iter().filter_map(|job| refuse(job, &text)).collect()
+            let again: Vec<Job> = batch.into_iter().filter_map(|job| refuse(job, &text)).collect();
+            shared.ends_wait.store(!again.is_empty(), Ordering::SeqCst);
+            again
         }
     }
 }
 
-/// Gives the id of the call that an accepted one repeats.
-fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<Option<Id>> {
+/// What came of a job in the database.
+enum Applied {
+    Done,
+    /// There was nothing to be done (any more).
+    Nothing,
+    /// The accepted call is a repeat of this one.
+    Repeats(Id),
+}
+
+impl Applied {
+    fn if_any(changed: bool) -> Applied {
+        if changed { Applied::Done } else { Applied::Nothing }
+    }
+}
+
+fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<Applied> {
     match job {
         Job::Accept(call, _) => {
             if let Some(key) = &call.key
                 && let Some(id) = changes.keyed(&call.fn_id, key)?
             {
-                return Ok(Some(id));
+                return Ok(Applied::Repeats(id));
             }
             changes.accept(call)?;
         }
         Job::Begin(waiting, _) => changes.begin(waiting, now)?,
         Job::Ended(ended) => changes.ended(ended, now)?,
-        Job::Cancel(waiting, _) => changes.cancel(waiting, now)?,
-        Job::Revive(waiting, _) => changes.revive(waiting, now)?,
+        Job::Cancel { waiting, dead, .. } => return changes.cancel(waiting, *dead, now).map(Applied::if_any),
+        Job::Revive(waiting, _) => return changes.revive(waiting, now).map(Applied::if_any),
         Job::Told { id, again, .. } => changes.told(id, *again)?,
     }
-    Ok(None)
+    Ok(Applied::Done)
 }
 
 /// The job is on disk: memory follows, and whoever waits is told.
-fn settle(shared: &Shared, job: Job, same: Option<Id>) {
+fn settle(shared: &Shared, job: Job, applied: Applied) {
+    let changed = matches!(applied, Applied::Done);
     match job {
         Job::Accept(call, done) => {
-            if same.is_none() {
-                shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0 });
-            }
-            let _ = done.send(Ok(same.unwrap_or(call.id)));
+            let id = match applied {
+                Applied::Repeats(id) => id,
+                Applied::Done | Applied::Nothing => {
+                    shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0 });
+                    call.id
+                }
+            };
+            let _ = done.send(Ok(id));
         }
-        Job::Begin(_, done) | Job::Cancel(_, done) | Job::Told { done, .. } => {
+        Job::Begin(_, done) | Job::Told { done, .. } => {
             let _ = done.send(Ok(()));
+        }
+        Job::Cancel { done, .. } => {
+            shared.may_be_told();
+            let _ = done.send(Ok(changed));
         }
         Job::Ended(ended) => match *ended {
             Ended::Done { record, .. } => {
@@ -184,8 +218,10 @@ fn settle(shared: &Shared, job: Job, same: Option<Id>) {
             Ended::Again { waiting, .. } => shared.put(waiting),
         },
         Job::Revive(waiting, done) => {
-            shared.put(waiting);
-            let _ = done.send(Ok(()));
+            if changed {
+                shared.put(waiting);
+            }
+            let _ = done.send(Ok(changed));
         }
     }
 }
@@ -196,7 +232,11 @@ fn refuse(job: Job, text: &str) -> Option<Job> {
             let _ = done.send(Err(text.to_owned()));
             None
         }
-        Job::Begin(_, done) | Job::Cancel(_, done) | Job::Revive(_, done) | Job::Told { done, .. } => {
+        Job::Begin(_, done) | Job::Told { done, .. } => {
+            let _ = done.send(Err(text.to_owned()));
+            None
+        }
+        Job::Cancel { done, .. } | Job::Revive(_, done) => {
             let _ = done.send(Err(text.to_owned()));
             None
         }

@@ -157,7 +157,9 @@ fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>
     let priority = number("hob-priority", 2).ok_or("Bad request: Hob-Priority must be 0, 1 or 2")?;
     let delay = number("hob-delay-secs", MAX_DELAY_S).ok_or("Bad request: Hob-Delay-Secs must be a whole number of at most 604800")?;
     let key = text("idempotency-key").map(str::to_owned);
-    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
+    // Other bytes than UTF-8 would make different keys the same one.
+    let whole = fields::find(&head.fields, "idempotency-key").is_none_or(|field| std::str::from_utf8(field.value).is_ok());
+    if !whole || key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
         return Err("Bad request: Idempotency-Key must have 1 to 255 characters");
     }
     let callback = text("hob-callback").map(str::to_owned);

@@ -234,6 +234,29 @@ fn a_kill_loses_no_accepted_call() {
     server.stop();
 }
 
+/// A server that is killed while a call waits for its container takes no run
+/// from it: with one allowed, it has that one still.
+#[test]
+fn kills_before_the_function_was_asked_cost_no_run() {
+    let (folder, env) = (Folder::new(), [("HOB_DETACHED_ATTEMPTS", "1")]);
+    let (mut function, mut call) = (String::new(), String::new());
+    for round in 0..3 {
+        let Some(mut server) = Server::start_in(folder.clone(), &env) else { return };
+        if round == 0 {
+            function = server.function("late", "hostile", json!({"config": {"HOSTILE": "late:1500"}}));
+            call = detach(&server, &function, &[], b"");
+        }
+        // What the kill before this one left goes first.
+        wait_until("a container on its way", 30, || (server.containers().len() == 1).then_some(()));
+        server.signal(Signal::KILL);
+        server.wait(10);
+    }
+    let Some(server) = Server::start_in(folder, &env) else { return };
+    let record = await_status(&server, &function, &call, "success");
+    assert_eq!(record["attempts"], 1, "{record}");
+    server.stop();
+}
+
 /// A file system of its own for the data, so small that it fills up.
 struct SmallDisk(std::path::PathBuf);
 
