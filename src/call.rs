@@ -248,6 +248,8 @@ pub enum DetachError {
     NoCallbacks,
     #[error("{limit} detached calls wait already")]
     Full { limit: usize },
+    #[error("the bodies of detached calls that wait have {limit} bytes already")]
+    FullBytes { limit: u64 },
     #[error("the call cannot be kept: {cause}")]
     NotKept { cause: String },
 }

@@ -90,6 +90,7 @@ settings! {
     HOB_LOG_BYTES Kind::Count, "536870912", "the same of all functions together: the largest gives first";
     HOB_DETACHED_WORKERS Kind::Count, "8", "detached calls running at the same time; 0 = none are accepted";
     HOB_DETACHED_MAX_QUEUED Kind::Count, "100000", "detached calls waiting or running; beyond it 503";
+    HOB_DETACHED_MAX_BYTES Kind::Count, "4294967296", "bytes of the bodies of detached calls waiting or running; beyond it 503";
     HOB_DETACHED_MAX_BODY Kind::Count, "1048576", "largest body of a detached call in bytes";
     HOB_DETACHED_ATTEMPTS Kind::Count, "3", "runs of a detached call that fails; hob/max-attempts of a function wins";
     HOB_DETACHED_SHARE_PERCENT Kind::Count, "50", "share of the functions' memory that detached calls may use";

@@ -99,6 +99,9 @@ pub fn detach_answer(error: &DetachError) -> Answer {
             Answer::new(413, format!("Content-Length too large for this server, {len} > max {max} of a detached call (HOB_DETACHED_MAX_BODY)"))
         }
         DetachError::Full { limit } => Answer::new(503, format!("{BUSY}: {limit} detached calls wait already (HOB_DETACHED_MAX_QUEUED)")).retry(30),
+        DetachError::FullBytes { limit } => {
+            Answer::new(503, format!("{BUSY}: the bodies of detached calls that wait would have more than {limit} bytes (HOB_DETACHED_MAX_BYTES)")).retry(30)
+        }
         DetachError::NotKept { cause } => Answer::new(503, format!("{BUSY}: the call cannot be kept, it will not run: {cause}")).retry(5),
     }
 }

@@ -116,6 +116,8 @@ impl From<LedgerError> for Refusal {
 #[derive(Debug, Serialize)]
 struct ShownAnswer {
     call_id: Id,
+    /// What the function's answer is as HTTP: its `Fn-Http-Status`, or 200.
+    status: u16,
     /// Name and value, in the function's order.
     headers: Vec<(String, String)>,
     /// Base 64, since it may be any bytes.
@@ -161,7 +163,7 @@ impl Handler<'_> {
             return Err(Refusal(Answer::new(404, format!("Call answer not found: {why}"))));
         };
         let body = base64::engine::general_purpose::STANDARD.encode(&kept.body);
-        json(&ShownAnswer { call_id: record.id, headers: kept.pairs(), body, body_cut: kept.cut })
+        json(&ShownAnswer { call_id: record.id, status: kept.status(), headers: kept.pairs(), body, body_cut: kept.cut })
     }
 
     /// What a call printed, and why it failed. `?follow=1` does not come here:

@@ -89,6 +89,8 @@ pub(super) struct Waiting {
     pub(super) priority: u8,
     pub(super) due: Timestamp,
     pub(super) attempts: u32,
+    /// Of its body.
+    pub(super) bytes: u64,
 }
 
 /// An end that is to be told.
@@ -233,14 +235,14 @@ impl Database {
     /// time is taken as a distance, from the acceptance or from now.
     pub(super) fn waiting(&self, now: Timestamp) -> Result<(Vec<Waiting>, u64), LedgerError> {
         self.read(|c| {
-            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts, created FROM queue WHERE dead = 0")?;
+            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts, created, length(body) FROM queue WHERE dead = 0")?;
             let rows = statement.query_map([], |row| {
                 let (due, attempts, created): (i64, u32, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
                 let mut due = if created > now.0 { due - (created - now.0) } else { due };
                 if attempts > 0 {
                     due = due.min(now.0 + LONGEST_PAUSE_MS);
                 }
-                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(due), attempts })
+                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(due), attempts, bytes: row.get(6)? })
             })?;
             let waiting = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let dead: i64 = c.query_row("SELECT count(*) FROM queue WHERE dead = 1", [], |row| row.get(0))?;
@@ -275,8 +277,10 @@ impl Database {
     /// Whether the call waits in vain: its attempts are used up.
     pub(super) fn dead(&self, call: &Id) -> Result<Option<Waiting>, LedgerError> {
         self.read(|c| {
-            let sql = "SELECT id, fn_id, priority, due, attempts FROM queue WHERE id = ?1 AND dead = 1";
-            let read = |row: &Row<'_>| Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(row.get(3)?), attempts: 0 });
+            let sql = "SELECT id, fn_id, priority, due, length(body) FROM queue WHERE id = ?1 AND dead = 1";
+            let read = |row: &Row<'_>| {
+                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(row.get(3)?), attempts: 0, bytes: row.get(4)? })
+            };
             c.prepare_cached(sql)?.query_row([call.as_str()], read).optional()
         })
     }
@@ -534,39 +538,55 @@ impl Changes<'_> {
         Ok(true)
     }
 
-    /// Forgets a function's records beyond its newest `keep` and those older
-    /// than `oldest`, at most `most` of each; waiting calls stay.
+    /// Forgets a function's records beyond its newest `keep` and those that ended
+    /// before `oldest`, at most `most` of each, with the answers and the bodies of
+    /// dead calls that belong to them. Waiting calls stay, and those whose end is
+    /// still to be told.
     pub(super) fn forget(&self, fn_id: &Id, keep: u64, oldest: Timestamp, most: u32) -> rusqlite::Result<usize> {
         let bounded = |condition: &str| {
             format!(
-                "DELETE FROM calls WHERE fn_id = ?1 AND id IN (SELECT id FROM calls WHERE fn_id = ?1 AND status >= {} AND {condition} ORDER BY id LIMIT {most})",
+                "DELETE FROM calls WHERE fn_id = ?1 AND id IN (SELECT id FROM calls WHERE fn_id = ?1 AND status >= {} AND {condition} \
+                 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = calls.id) ORDER BY id LIMIT {most}) RETURNING id, detached",
                 Status::Success as i64
             )
         };
-        let aged = self.connection.prepare_cached(&bounded("created < ?2"))?.execute(params![fn_id.as_str(), oldest.0])?;
+        let aged = self.forget_some(&bounded("coalesce(completed, created) < ?2"), params![fn_id.as_str(), oldest.0])?;
         let edge: Option<String> = self
             .connection
             .prepare_cached("SELECT id FROM calls WHERE fn_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
             .query_row(params![fn_id.as_str(), i64::try_from(keep).unwrap_or(i64::MAX)], |row| row.get(0))
             .optional()?;
         let surplus = match edge {
-            Some(edge) => self.connection.prepare_cached(&bounded("id <= ?2"))?.execute(params![fn_id.as_str(), edge])?,
+            Some(edge) => self.forget_some(&bounded("id <= ?2"), params![fn_id.as_str(), edge])?,
             None => 0,
         };
         Ok(aged + surplus)
     }
 
-    /// Answers, keys and dead calls older than `oldest`.
+    /// Deletes as `sql` says, and what belongs to the calls it gives.
+    fn forget_some(&self, sql: &str, of: impl rusqlite::Params) -> rusqlite::Result<usize> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let gone: Vec<(String, bool)> = statement.query_map(of, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+        for (id, _) in gone.iter().filter(|(_, detached)| *detached) {
+            self.connection.prepare_cached("DELETE FROM answers WHERE id = ?1")?.execute([id])?;
+            self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1 AND dead = 1")?.execute([id])?;
+        }
+        Ok(gone.len())
+    }
+
+    /// Old answers, and keys and dead calls older than `oldest`; a call that
+    /// waits has its key still.
     pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp) -> rusqlite::Result<usize> {
         let c = self.connection;
         let mut gone = c.execute("DELETE FROM answers WHERE created < ?1", [answers.0])?;
-        gone += c.execute("DELETE FROM keys WHERE created < ?1", [oldest.0])?;
-        gone += c.execute("DELETE FROM queue WHERE dead = 1 AND created < ?1", [oldest.0])?;
+        gone += c.execute("DELETE FROM keys WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.id = keys.id)", [oldest.0])?;
+        gone += c.execute("DELETE FROM queue WHERE dead = 1 AND max(created, due) < ?1", [oldest.0])?;
         Ok(gone)
     }
 
     /// Everything about a function that is no more.
     pub(super) fn forget_function(&self, fn_id: &Id) -> rusqlite::Result<()> {
+        self.connection.execute("DELETE FROM answers WHERE id IN (SELECT id FROM calls WHERE fn_id = ?1 AND detached)", [fn_id.as_str()])?;
         for table in ["queue", "keys", "calls", "callbacks"] {
             self.connection.execute(&format!("DELETE FROM {table} WHERE fn_id = ?1"), [fn_id.as_str()])?;
         }

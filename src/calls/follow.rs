@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Ledger, LedgerError, Printed};
 use crate::agent::{Agent, Tail, Word};
-use crate::model::Id;
+use crate::model::{Id, Timestamp};
 use crate::pool::Stop;
 
 /// Live tails at the same time.
@@ -19,8 +19,11 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const PAST: usize = 16 * 1024;
 /// Between looks whether a call that printed nothing has ended.
 const LOOK: Duration = Duration::from_millis(500);
+/// The same once a run of it is over: its record comes any moment.
+const LOOK_SOON: Duration = Duration::from_millis(50);
 /// After a call's end its last lines are waited for this long.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS_MS: i64 = 500;
 
 /// Why there is no tail.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,7 @@ pub enum FollowError {
 /// A tail under way; dropping it ends it.
 #[derive(Debug)]
 pub struct Follow {
+    agent: Arc<Agent>,
     ledger: Arc<Ledger>,
     tail: Tail,
     fn_id: Id,
@@ -45,8 +49,10 @@ pub struct Follow {
     /// What was there before.
     past: Option<String>,
     until: Instant,
-    /// What was there before is all there is.
-    whole: bool,
+    /// Its call may have another run when one is over.
+    detached: bool,
+    /// A run of it is over, and all that was printed was given.
+    run_over: bool,
     /// Its call is over: nothing is waited for after this.
     ends: Option<Instant>,
     _place: Place,
@@ -63,7 +69,7 @@ impl Drop for Place {
 }
 
 impl Follow {
-    pub(super) fn begin(agent: &Agent, ledger: &Arc<Ledger>, taken: &Arc<AtomicUsize>, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError> {
+    pub(super) fn begin(agent: &Arc<Agent>, ledger: &Arc<Ledger>, taken: &Arc<AtomicUsize>, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError> {
         let before = taken.fetch_add(1, Ordering::SeqCst);
         let place = Place(taken.clone());
         if before >= MOST {
@@ -71,22 +77,27 @@ impl Follow {
         }
         // Listening first, so that nothing is missed between the two.
         let (tail, since) = agent.logs().follow(fn_id, call)?;
-        let mut whole = false;
+        let (mut settled, mut detached) = (false, false);
         let (past, over) = match call {
             None => (ledger.printed_by_function_until(&fn_id, PAST, since)?.iter().map(Printed::of_function).collect(), false),
             Some(call) => {
-                let (record, printed) = ledger.printed(&fn_id, &call)?;
+                let (record, printed) = ledger.printed_until(&fn_id, &call, since)?;
                 if record.is_none() && printed.is_none() {
                     return Err(FollowError::Unknown);
                 }
                 let over = record.as_ref().is_none_or(|record| record.status.is_final());
-                whole = over && printed.is_some();
+                // Its last lines have come by now, if it printed any.
+                let ended = record.as_ref().and_then(|record| record.completed).unwrap_or(Timestamp(0));
+                settled = Timestamp::now().0.saturating_sub(ended.0) > LAST_WORDS_MS;
+                detached = record.as_ref().is_some_and(|record| record.detached);
                 (printed.map(Printed::of_call).unwrap_or_default(), over)
             }
         };
         let now = Instant::now();
         let past = Some(past).filter(|text: &String| !text.is_empty());
-        Ok(Follow { ledger: ledger.clone(), tail, fn_id, call, past, until: now + LONGEST, ends: over.then_some(now + LAST_WORDS), whole, _place: place })
+        let ends = over.then_some(if settled { now } else { now + LAST_WORDS });
+        let (agent, ledger) = (agent.clone(), ledger.clone());
+        Ok(Follow { agent, ledger, tail, fn_id, call, past, until: now + LONGEST, detached, run_over: false, ends, _place: place })
     }
 
     /// The next piece of text; `None` at the end: the call's, the tail's, the
@@ -95,29 +106,65 @@ impl Follow {
         if let Some(past) = self.past.take() {
             return Some(past);
         }
-        if self.whole {
-            return None;
-        }
         loop {
             let now = Instant::now();
             let until = self.ends.unwrap_or(self.until);
-            let look = if self.call.is_some() { now + LOOK } else { until };
+            let look = match self.call {
+                Some(_) => now + if self.run_over { LOOK_SOON } else { LOOK },
+                None => until,
+            };
             match self.tail.next(Some(peer), Some(stop), until.min(look)) {
-                Word::Text(text) => return Some(text),
+                Word::Text(text) => {
+                    self.run_over = false;
+                    return Some(text);
+                }
+                Word::Over if self.goes_on() => self.look(),
                 Word::Over | Word::Gone => return None,
-                Word::Nothing if Instant::now() >= until => return None,
+                Word::Nothing if Instant::now() >= until => return self.last_line(),
                 Word::Nothing => self.look(),
             }
         }
     }
 
+    /// A run is over: that of a call which may have another one, or whose
+    /// record is about to come. Listens anew; false when nobody reads any more.
+    fn goes_on(&mut self) -> bool {
+        let stops = self.ledger.shared.closing.load(Ordering::SeqCst);
+        if stops || self.call.is_none() || self.run_over && !self.detached {
+            return false;
+        }
+        match self.agent.logs().follow(self.fn_id, self.call) {
+            Ok((tail, _)) => self.tail = tail,
+            Err(error) => {
+                log::warn!("a log is followed no further: {error}");
+                return false;
+            }
+        }
+        self.run_over = true;
+        if !self.detached {
+            // One that went well may have no record.
+            self.ends.get_or_insert(Instant::now() + LAST_WORDS);
+        }
+        true
+    }
+
     /// A call that printed nothing, or never got a container, ends too.
     fn look(&mut self) {
-        let (Some(call), None) = (self.call, self.ends) else { return };
+        let Some(call) = self.call.filter(|_| self.ends.is_none() || self.run_over) else { return };
         match self.ledger.record(&self.fn_id, &call) {
-            Ok(Some(record)) if record.status.is_final() => self.ends = Some(Instant::now() + LAST_WORDS),
+            Ok(Some(record)) if record.status.is_final() => {
+                self.ends = Some(Instant::now() + if self.run_over { Duration::ZERO } else { LAST_WORDS });
+            }
             Ok(_) => {}
             Err(error) => log::warn!("{error}"),
         }
+    }
+
+    /// Why the call failed; nothing after it.
+    fn last_line(&mut self) -> Option<String> {
+        let record = self.call.take().and_then(|call| self.ledger.record(&self.fn_id, &call).ok().flatten());
+        self.until = Instant::now();
+        self.ends = Some(self.until);
+        record.filter(|record| record.status.is_final()).and_then(|record| record.error).map(|error| format!("hob: {error}\n"))
     }
 }

@@ -114,7 +114,12 @@ impl Ledger {
     /// # Errors
     /// The database's.
     pub fn printed(&self, fn_id: &Id, id: &Id) -> Result<(Option<Record>, Option<Printed>), LedgerError> {
-        let waiting = self.shared.waiting_logs(|log| log.fn_id == *fn_id && log.call.as_ref() == Some(id));
+        self.printed_until(fn_id, id, Instant::now())
+    }
+
+    /// The same of logs that were finished before `until`.
+    pub(super) fn printed_until(&self, fn_id: &Id, id: &Id, until: Instant) -> Result<(Option<Record>, Option<Printed>), LedgerError> {
+        let waiting = self.shared.waiting_logs(|log| log.fn_id == *fn_id && log.call.as_ref() == Some(id) && log.done <= until);
         self.readers.with(|r| {
             let (record, mut own) = (r.record(fn_id, id)?, r.printed_by_call(fn_id, id)?);
             for log in waiting {

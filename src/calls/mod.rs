@@ -37,7 +37,7 @@ mod writer;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
@@ -98,6 +98,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     /// Acceptances on their way to the disk: they count as queued.
     accepting: AtomicUsize,
+    /// And their bodies' bytes.
+    accepting_bytes: AtomicU64,
     /// Ends that could not be written down are tried again: none begins meanwhile.
     ends_wait: AtomicBool,
 }
@@ -165,6 +167,7 @@ impl Ledger {
             told: Condvar::new(),
             closing: AtomicBool::new(false),
             accepting: AtomicUsize::new(0),
+            accepting_bytes: AtomicU64::new(0),
             ends_wait: AtomicBool::new(false),
         });
         let of_writer = shared.clone();
@@ -214,7 +217,7 @@ impl Ledger {
         if call.body.len() as u64 > settings.max_body {
             return Err(DetachError::TooLarge { len: call.body.len() as u64, max: settings.max_body });
         }
-        let _place = self.shared.place()?;
+        let _place = self.shared.place(call.body.len() as u64)?;
         let id = self.ask(|done| Job::Accept(Box::new(call), done)).map_err(|cause| DetachError::NotKept { cause })?;
         LEDGER.accepted.add(1);
         Ok(id)
@@ -350,25 +353,37 @@ impl Drop for Ledger {
 }
 
 /// One of the calls that may be queued, while it is written down.
-struct Place<'s>(&'s AtomicUsize);
+struct Place<'s>(&'s Shared, u64);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.accepting.fetch_sub(1, Ordering::SeqCst);
+        self.0.accepting_bytes.fetch_sub(self.1, Ordering::SeqCst);
     }
 }
 
 impl Shared {
-    /// Room for one more call.
-    fn place(&self) -> Result<Place<'_>, DetachError> {
-        let limit = self.settings.max_queued;
+    /// Room for one more call with a body of `bytes`.
+    fn place(&self, bytes: u64) -> Result<Place<'_>, DetachError> {
+        let (limit, limit_bytes) = (self.settings.max_queued, self.settings.max_queued_bytes);
         // INVARIANT: counted under the lock, so that many at once get no more than there is.
         let ready = self.ready.lock();
         if ready.len() + self.accepting.load(Ordering::SeqCst) >= limit {
             return Err(DetachError::Full { limit });
         }
+        if ready.bytes() + self.accepting_bytes.load(Ordering::SeqCst) + bytes > limit_bytes {
+            return Err(DetachError::FullBytes { limit: limit_bytes });
+        }
         self.accepting.fetch_add(1, Ordering::SeqCst);
-        Ok(Place(&self.accepting))
+        self.accepting_bytes.fetch_add(bytes, Ordering::SeqCst);
+        Ok(Place(self, bytes))
+    }
+
+    /// Nothing of a function that is no more is to run.
+    fn forget(&self, fn_id: &Id) {
+        let mut ready = self.ready.lock();
+        ready.forget(fn_id);
+        LEDGER.queued.set(i64::try_from(ready.len()).unwrap_or(i64::MAX));
     }
 
     fn put(&self, waiting: Waiting) {

@@ -19,6 +19,8 @@ pub(super) struct Ready {
     lines: BTreeMap<Id, [BTreeSet<Place>; PRIORITIES]>,
     running: HashMap<Id, Waiting>,
     busy: HashMap<Id, usize>,
+    /// Of all their bodies.
+    bytes: u64,
 }
 
 fn line_of(w: &Waiting) -> usize {
@@ -30,7 +32,22 @@ impl Ready {
     pub(super) fn put(&mut self, w: Waiting) {
         self.running_ended(&w.id);
         self.lines.entry(w.fn_id).or_default()[line_of(&w)].insert((w.due, w.id));
-        self.waiting.insert(w.id, w);
+        self.bytes += w.bytes;
+        if let Some(before) = self.waiting.insert(w.id, w) {
+            self.bytes -= before.bytes;
+        }
+    }
+
+    /// Bytes of the bodies of waiting and running ones.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes out all that wait of a function.
+    pub(super) fn forget(&mut self, fn_id: &Id) {
+        for (_, id) in self.lines.get(fn_id).into_iter().flatten().flatten().copied().collect::<Vec<_>>() {
+            self.remove(&id);
+        }
     }
 
     /// Waiting and running ones together.
@@ -58,6 +75,7 @@ impl Ready {
         }
         let taken = self.remove(&best?.1)?;
         *self.busy.entry(taken.fn_id).or_default() += 1;
+        self.bytes += taken.bytes;
         self.running.insert(taken.id, taken);
         Some(taken)
     }
@@ -65,6 +83,7 @@ impl Ready {
     /// Takes a waiting call out; `None` when it runs or is not known.
     pub(super) fn remove(&mut self, id: &Id) -> Option<Waiting> {
         let w = self.waiting.remove(id)?;
+        self.bytes -= w.bytes;
         if let Some(lines) = self.lines.get_mut(&w.fn_id) {
             lines[line_of(&w)].remove(&(w.due, w.id));
             if lines.iter().all(BTreeSet::is_empty) {
@@ -77,6 +96,7 @@ impl Ready {
     /// A run is over.
     pub(super) fn running_ended(&mut self, id: &Id) {
         let Some(w) = self.running.remove(id) else { return };
+        self.bytes -= w.bytes;
         if let Some(busy) = self.busy.get_mut(&w.fn_id) {
             *busy -= 1;
             if *busy == 0 {
@@ -96,7 +116,7 @@ mod tests {
     use super::*;
 
     fn waiting(fn_id: Id, priority: u8, due: i64) -> Waiting {
-        Waiting { id: Id::new(), fn_id, priority, due: Timestamp(due), attempts: 0 }
+        Waiting { id: Id::new(), fn_id, priority, due: Timestamp(due), attempts: 0, bytes: 10 }
     }
 
     #[test]
@@ -111,7 +131,13 @@ mod tests {
         }
         // The urgent one first; then b, which runs nothing; then a's, by due and age.
         assert_eq!(order, [3, 4, 1, 2, 0]);
-        assert_eq!((ready.len(), ready.next_due()), (6, Some(Timestamp(200))));
+        assert_eq!((ready.len(), ready.next_due(), ready.bytes()), (6, Some(Timestamp(200)), 60));
+        ready.forget(&a);
+        ready.put(calls[5]);
+        assert_eq!((ready.len(), ready.bytes()), (6, 60), "those that run, and one that was there");
+        ready.forget(&b);
+        calls.iter().for_each(|w| ready.running_ended(&w.id));
+        assert_eq!((ready.len(), ready.next_due(), ready.bytes()), (0, None, 0));
     }
 
     #[test]

@@ -163,6 +163,12 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// The status that a trigger's caller would have got.
+    pub fn status(&self) -> u16 {
+        let told = self.pairs().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("fn-http-status"));
+        told.and_then(|(_, value)| value.trim().parse().ok()).filter(|status| (200..=599).contains(status)).unwrap_or(200)
+    }
+
     /// The fields as names and values.
     pub fn pairs(&self) -> Vec<(String, String)> {
         self.fields.lines().filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()

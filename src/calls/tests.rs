@@ -48,6 +48,7 @@ pub(super) fn settings() -> CallsConfig {
         log_bytes_per_function: 100_000,
         log_bytes: 250_000,
         max_queued: 100,
+        max_queued_bytes: 10_000,
         max_body: 1000,
         workers: 1,
         attempts: 2,
@@ -123,6 +124,17 @@ fn limits_are_told() {
     assert!(matches!(ledger.accept(call(Id::new(), None)), Err(DetachError::Full { limit: 1 })));
     ledger.refuse();
     assert!(matches!(ledger.accept(call(Id::new(), None)), Err(DetachError::Draining)));
+    let (heavy, fn_id) = (Room::new(), Id::new());
+    {
+        let ledger = heavy.open_with(|s| s.max_queued_bytes = 10);
+        ledger.accept(call(fn_id, None)).expect("accepted");
+        ledger.accept(call(fn_id, None)).expect("accepted");
+        assert!(matches!(ledger.accept(call(fn_id, None)), Err(DetachError::FullBytes { limit: 10 })));
+    }
+    let ledger = heavy.open_with(|s| s.max_queued_bytes = 10);
+    assert!(matches!(ledger.accept(call(fn_id, None)), Err(DetachError::FullBytes { limit: 10 })), "after a restart too");
+    fail(&ledger, &fn_id);
+    ledger.accept(call(fn_id, None)).expect("there is room again");
     let off = Room::new().open_with(|s| s.workers = 0);
     assert!(matches!(off.accept(call(Id::new(), None)), Err(DetachError::Off)));
 }
@@ -283,6 +295,36 @@ fn too_many_and_too_old_ones_are_forgotten_and_waiting_ones_stay() {
     let all = || ledger.list(&fn_id, &Filter { limit: 100, ..Filter::default() }).expect("read");
     wait_until("the tidying", || all().len() <= 6);
     assert!(all().iter().any(|r| r.id == waits), "what waits is not forgotten");
+}
+
+/// A call that was put off is as new as its end; with its record go its answer
+/// and, of a dead one, its body; and what is still to be told stays.
+#[test]
+fn what_belongs_to_a_record_goes_with_it() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let old = Timestamp(Timestamp::now().0 - 2 * 86_400_000);
+    let past = |key| Accepted { created: old, due: old, ..call(fn_id, key) };
+    let (put_off, told, dead, good) = (past(Some("k")), Accepted { callback: Some("http://a.example/".to_owned()), ..past(None) }, past(None), past(None));
+    {
+        let ledger = room.open_with(|s| s.keep_for = Duration::from_secs(30 * 86_400));
+        for accepted in [&told, &dead, &good] {
+            ledger.accept(accepted.clone()).expect("accepted");
+            let ended = |status| Record { status, completed: Some(old), ..Record::of(accepted) };
+            let record = Box::new(ended(if accepted.id == dead.id { Status::Error } else { Status::Success }));
+            ledger.ended(record::Ended::Done { record, answer: (accepted.id != dead.id).then(Kept::default) });
+        }
+        ledger.accept(put_off.clone()).expect("accepted");
+        let over = |a: &Accepted| ledger.record(&fn_id, &a.id).expect("read").is_some_and(|record| record.status.is_final());
+        wait_until("the ends", || over(&told) && over(&dead) && over(&good));
+    }
+    let ledger = room.open();
+    let known = |a: &Accepted| ledger.record(&fn_id, &a.id).expect("read").is_some();
+    wait_until("the tidying", || !known(&good) && !known(&dead));
+    assert!(known(&told) && known(&put_off));
+    assert!(ledger.answer(&told.id).expect("read").is_some() && ledger.answer(&good.id).expect("read").is_none());
+    assert_eq!(ledger.readers.with(|r| r.load(&dead.id)).expect("read"), None);
+    assert_eq!(ledger.accept(call(fn_id, Some("k"))).expect("known"), put_off.id, "it has its key still");
+    assert_eq!(fail(&ledger, &fn_id), put_off.id);
 }
 
 /// A full disk, as SQLite reports it: the file may not grow.

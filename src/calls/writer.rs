@@ -197,7 +197,7 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
             let id = match applied {
                 Applied::Repeats(id) => id,
                 Applied::Done | Applied::Nothing => {
-                    shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0 });
+                    shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0, bytes: call.body.len() as u64 });
                     call.id
                 }
             };
@@ -263,6 +263,7 @@ fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
                 more |= changes.forget(fn_id, limits.keep_per_function, age(limits.keep_for), FORGET)? >= FORGET as usize;
             } else {
                 changes.forget_function(fn_id)?;
+                shared.forget(fn_id);
             }
         }
         more |= changes.forget_logs(age(limits.keep_for), usage, FORGET)?;

@@ -28,6 +28,7 @@ pub struct CallsConfig {
     pub log_bytes: u64,
     /// Detached calls waiting or running at the same time.
     pub max_queued: usize,
+    pub max_queued_bytes: u64,
     /// Bytes of a detached call's body.
     pub max_body: u64,
     /// Runs of a detached call at the same time; 0 = none are accepted.
@@ -60,6 +61,7 @@ impl Raw {
             log_bytes_per_function: self.count("HOB_LOG_BYTES_PER_FN"),
             log_bytes: self.count("HOB_LOG_BYTES"),
             max_queued: self.size("HOB_DETACHED_MAX_QUEUED"),
+            max_queued_bytes: self.count("HOB_DETACHED_MAX_BYTES"),
             max_body: self.count("HOB_DETACHED_MAX_BODY"),
             workers: self.size("HOB_DETACHED_WORKERS").min(256),
             attempts: u32::try_from(self.count("HOB_DETACHED_ATTEMPTS")).unwrap_or(u32::MAX),

@@ -77,6 +77,23 @@ fn calls_that_crashed_were_too_slow_or_never_started_have_their_logs() {
     server.stop();
 }
 
+/// A tail stays for all runs of a call, has each line once, and ends with why
+/// it failed, as the log does that is read later.
+#[test]
+fn a_tail_follows_a_call_that_is_repeated() {
+    let Some(server) = Server::start(&[("HOB_DETACHED_ATTEMPTS", "2")]) else { return };
+    let id = server.function("hostile", "hostile", json!({}));
+    let answer = server.call(&id, &[("X-Do", "say-exit:3"), ("Fn-Invoke-Type", "detached")], b"");
+    let call = answer.field("Fn-Call-Id").expect("an id").to_owned();
+    let target = format!("/v2/fns/{id}/calls/{call}/log");
+    let live = server.send("GET", &format!("{target}?follow=1"), b"").text();
+    let why = "hob: error receiving function response: the container ended during the call: exited with code 3";
+    assert_eq!(live, format!("cannot go on: {call}\ncannot go on: {call}\n{why}\n"));
+    wait_until("the log", 20, || (server.send("GET", &target, b"").text() == live).then_some(()));
+    assert_eq!(server.send("GET", &format!("{target}?follow=1"), b"").text(), live, "told again");
+    server.stop();
+}
+
 /// Lines of a live tail as they come.
 struct Tail(BufReader<std::net::TcpStream>);
 
