@@ -11,13 +11,14 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile probe mirror
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test conformance counts fuzz check bench bench-hot bench-scale bench-sched bench-cold bench-import bench-calls perf static doc clean functions
+.PHONY: help run test conformance counts layout fuzz check bench bench-hot bench-scale bench-sched bench-cold bench-import bench-calls perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
 	@echo "make test     every test, on the real container engine"
 	@echo "make conformance  answers of a server against docs/openapi.yaml (part of make test)"
 	@echo "make counts   instructions of a hot call's pure parts against what they were (part of make test)"
+	@echo "make layout   lay the functions of the program that are used side by side (less resident memory)"
 	@echo "make fuzz     random bytes for every parser, 10 s each (FUZZ_SECONDS)"
 	@echo "make check    formatting, lints, tests, documentation"
 	@echo "make bench    all of the following but records (BENCH_FLAGS=--quick: under 4 minutes)"
@@ -58,6 +59,13 @@ test: functions
 # No clock: callgrind counts. BLESS=--bless writes tools/counts/expected.txt anew.
 counts:
 	tools/count $(abspath $(TARGET))/functions-build $(BLESS)
+
+# Runs the release build under callgrind, and writes tools/layout.ld anew: where its
+# functions lie. Before a release, after much has changed.
+layout: functions
+	cargo build --release --bin hob
+	tools/layout $(HOB) $(TARGET)/functions/echo
+	cargo build --release --bin hob
 
 # Asks a server what docs/openapi.yaml says, and compares the answers.
 conformance: functions

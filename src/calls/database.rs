@@ -189,6 +189,11 @@ impl Database {
         Ok(Database::on(connection, path))
     }
 
+    /// Pages that only the start has read.
+    pub(super) fn let_go(&self) {
+        let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+    }
+
     fn prepare(&self) -> rusqlite::Result<()> {
         self.connection.busy_timeout(Duration::from_secs(5))?;
         let _: String = self.connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;

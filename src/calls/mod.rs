@@ -109,7 +109,8 @@ pub struct Ledger {
     shared: Arc<Shared>,
     readers: Readers,
     /// Dropped to end the writer.
-    jobs: Mutex<Option<Sender<Job>>>,
+    /// Boxed: the channel writes to each of its places when it is made.
+    jobs: Mutex<Option<Sender<Box<Job>>>>,
     writer: Mutex<Option<Thread>>,
 }
 
@@ -140,7 +141,7 @@ impl Ledger {
 
     fn with(database: Database, path: &Path, settings: CallsConfig, exists: Exists) -> Result<Ledger, LedgerError> {
         let clock = Clock::start();
-        let readers = Readers::open(path)?;
+        let readers = Readers::of(path);
         let (waiting, dead) = database.waiting(clock.now())?;
         let mut ready = Ready::default();
         for w in waiting {
@@ -152,6 +153,7 @@ impl Ledger {
         if ready.len() > 0 || dead > 0 {
             log::info!("{} detached calls wait, {dead} have failed for good", ready.len());
         }
+        database.let_go();
         let (jobs, to_do) = bounded(JOBS);
         let (bell, rung) = bounded(1);
         let shared = Arc::new(Shared {
@@ -305,7 +307,7 @@ impl Ledger {
         let (done, answer) = bounded(1);
         let until = Instant::now() + limit.min(COMMIT_LIMIT);
         let jobs = self.jobs.lock().clone().ok_or("the server is shutting down")?;
-        jobs.send_deadline(job(done), until).map_err(|_| "the calls database is too slow".to_owned())?;
+        jobs.send_deadline(Box::new(job(done)), until).map_err(|_| "the calls database is too slow".to_owned())?;
         match answer.recv_deadline(until) {
             Ok(result) => result,
             // It may still be written: the caller is told that it is not known.
@@ -319,7 +321,7 @@ impl Ledger {
             // The crew ends before the writer does.
             None => log::error!("a detached call ended after the calls database was closed: it runs again"),
             Some(jobs) => {
-                if jobs.send(Job::Ended(Box::new(ended))).is_err() {
+                if jobs.send(Box::new(Job::Ended(Box::new(ended)))).is_err() {
                     log::error!("the calls database is gone: a detached call runs again at the next start");
                 }
             }

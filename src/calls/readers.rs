@@ -17,8 +17,9 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn open(path: &Path) -> Result<Readers, LedgerError> {
-        Ok(Readers { path: path.to_owned(), idle: Mutex::new(vec![Database::reader(path)?]) })
+    /// Of the file that the writer has open; the first is opened when it is needed.
+    pub(super) fn of(path: &Path) -> Readers {
+        Readers { path: path.to_owned(), idle: Mutex::default() }
     }
 
     /// Reads on a connection of the caller's own. As many are open as threads

@@ -55,7 +55,7 @@ pub(super) enum Job {
 }
 
 /// The writer's life: until the senders are gone, and everything is written.
-pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Job>, bell: &Receiver<()>) {
+pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<Job>>, bell: &Receiver<()>) {
     let mut records_due: Option<Instant> = None;
     let mut tidy_due = Instant::now() + Duration::from_secs(1);
     let mut unsettled: Vec<Job> = Vec::new();
@@ -69,13 +69,13 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Job>,
         let mut ended = false;
         select! {
             recv(jobs) -> job => match job {
-                Ok(job) => batch.push(job),
+                Ok(job) => batch.push(*job),
                 Err(_) => ended = true,
             },
             recv(bell) -> _ => { records_due.get_or_insert_with(|| Instant::now() + GATHER); }
             recv(crossbeam_channel::at(wake)) -> _ => {}
         }
-        batch.extend(jobs.try_iter().take(BATCH));
+        batch.extend(jobs.try_iter().take(BATCH).map(|job| *job));
         let gathered = if ended || records_due.is_some_and(|at| Instant::now() >= at) || !batch.is_empty() {
             records_due = None;
             Gathered { records: std::mem::take(&mut *shared.ring.lock()), logs: shared.take_logs() }

@@ -61,6 +61,7 @@ impl Store {
         let mut database = Database::open(path)?;
         let id = database.store_id()?;
         let snapshot = database.load()?;
+        database.let_go();
         Ok(Store { snapshot: ArcSwap::from_pointee(snapshot), writer: Mutex::new(database), id, observer: OnceLock::new(), _lock: lock })
     }
 

@@ -93,6 +93,11 @@ impl Database {
         Ok(())
     }
 
+    /// Pages that were read for the snapshot: nothing but a write reads again.
+    pub(super) fn let_go(&self) {
+        let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+    }
+
     fn migrate(&mut self) -> Result<(), StoreError> {
         let path = self.path.clone();
         let step = |e| failed(&path, "the migration", e);
