@@ -130,6 +130,12 @@ impl Database {
     /// Opens or makes the file, for its one writer.
     pub(super) fn open(path: &Path) -> Result<Database, LedgerError> {
         let failed = |source| LedgerError::Database { path: path.to_owned(), source };
+        make(path).map_err(|e| failed(rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
+        if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) && std::fs::metadata(beside(path, "-wal")).is_ok_and(|wal| wal.len() > 0) {
+            // SQLite would take it for a new one and throw the rest away.
+            let detail = "it is empty, what was to be added to it is not".to_owned();
+            return Err(LedgerError::Damaged { path: path.to_owned(), detail });
+        }
         let connection = Connection::open(path).map_err(failed)?;
         let database = Database::on(connection, path);
         let check: rusqlite::Result<String> = database.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
@@ -151,7 +157,6 @@ impl Database {
         if any && let Err(error) = database.connection.execute_batch(RUNS_AGAIN) {
             log::error!("calls database {}: {error}; calls that ran are shown as running until they run again", path.display());
         }
-        restrict(path);
         Ok(database)
     }
 
@@ -640,10 +645,21 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     })
 }
 
-/// Bodies of calls may be secret: the owner alone reads the file.
-fn restrict(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    if let Err(e) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
-        log::warn!("the calls database {} may be read by others: {e}", path.display());
+/// Bodies of calls may be secret: the owner alone reads the file, which is made
+/// so, for those beside it are made like it. Older ones are made so.
+fn make(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    for file in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")].iter().filter(|file| file.exists()) {
+        if let Err(e) = std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)) {
+            log::warn!("{} may be read by others: {e}", file.display());
+        }
     }
+    Ok(())
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }

@@ -353,6 +353,37 @@ fn a_damaged_file_is_refused_by_name() {
     assert!(error.to_string().contains("calls.db"), "{error}");
 }
 
+/// One whose beginning is lost is not taken for a new one: that would throw
+/// away what is in the log beside it.
+#[test]
+fn an_empty_file_with_a_full_log_beside_it_is_damaged() {
+    let (room, from) = (Room::new(), Room::new());
+    let ledger = from.open();
+    ledger.accept(call(Id::new(), None)).expect("accepted");
+    std::fs::copy(from.path.join("calls.db-wal"), room.path.join("calls.db-wal")).expect("copied");
+    std::fs::write(room.path.join("calls.db"), b"").expect("written");
+    let error = Ledger::open(&room.path.join("calls.db"), settings(), Arc::new(|_| true)).expect_err("damaged");
+    assert!(matches!(error, LedgerError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn only_the_owner_reads_what_is_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    let room = Room::new();
+    let open = |file: &std::path::Path| file.metadata().expect("there").permissions().mode() & 0o077 != 0;
+    let readable = || std::fs::read_dir(&room.path).expect("read").map(|e| e.expect("read").path()).filter(|file| open(file)).collect::<Vec<_>>();
+    {
+        let ledger = room.open();
+        ledger.accept(call(Id::new(), None)).expect("accepted");
+        assert_eq!(readable(), Vec::<PathBuf>::new());
+        // As a killed server leaves them, made by an older one.
+        std::fs::set_permissions(room.path.join("calls.db-wal"), std::fs::Permissions::from_mode(0o644)).expect("set");
+        std::mem::forget(ledger);
+    }
+    let _ledger = room.open();
+    assert_eq!(readable(), Vec::<PathBuf>::new());
+}
+
 fn log(fn_id: Id, call: Option<Id>, text: &str) -> Arc<crate::agent::Log> {
     let now = Timestamp::now();
     let text = text.to_owned();
