@@ -12,7 +12,7 @@ use crate::call::{Call, CallError, Caller, Moment};
 use crate::config::Config;
 use crate::extend::Extensions;
 use crate::hot::{Hot, Lease, Logs};
-pub use crate::hot::{Log, LogSink, Tail, Word};
+pub use crate::hot::{Log, LogSink, Sleeper, Tail, Turn, Word};
 use crate::metrics::{CALLS, ContainerRow};
 use crate::model::{FnSpec, Id, SlotKey, Timestamp};
 use crate::pool::{Gate, Stop};
@@ -72,16 +72,22 @@ impl Agent {
     ///
     /// # Errors
     /// See [`CallError`]. After `Broken` part of an answer was already sent.
-    pub fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
+    ///
+    /// `turn` is what a wait without a thread has brought, see [`Agent::line_up`].
+    pub fn submit(&self, call: &Call, caller: &mut dyn Caller, turn: Option<Turn>) -> Result<(), CallError> {
         CALLS.calls.add(1);
         // A panic while a call runs; nothing else can come of it.
         let _ = crate::fault::at("call.begin");
-        let Some(_session) = self.gate.enter() else {
+        let (session, lease) = match turn {
+            Some(Turn { session, lease }) => (Some(session), Some(lease)),
+            None => (self.gate.enter(), None),
+        };
+        let Some(_session) = session else {
             CALLS.server_busy.add(1);
             return Err(CallError::Draining);
         };
         let mut begun = false;
-        let result = self.run(call, caller, &mut begun);
+        let result = self.run(call, caller, lease, &mut begun);
         if begun && let Some(extensions) = &self.extensions {
             extensions.after(call, &result);
         }
@@ -89,18 +95,47 @@ impl Agent {
         result
     }
 
-    fn run(&self, call: &Call, caller: &mut dyn Caller, begun: &mut bool) -> Result<(), CallError> {
-        let wait_until = self.max_wait.map(|wait| call.accepted + wait);
+    /// Whether a call of `spec` had to stand in line now, and may do so without
+    /// a thread. Extensions expect a call's thread to stay the same.
+    pub fn has_line(&self, spec: &FnSpec) -> bool {
+        self.extensions.is_none() && self.hot.has_line(spec)
+    }
+
+    /// A place in the line for a call without a thread. It is woken with what
+    /// `submit` then needs.
+    ///
+    /// # Errors
+    /// Back again: there is no line to join. `submit` runs it, or says why not.
+    pub fn line_up(&self, sleeper: Box<dyn Sleeper>) -> Result<(), Box<dyn Sleeper>> {
+        let call = sleeper.call();
+        probe::probe!(hob, queue, call.id.as_str().as_ptr(), call.spec.fn_id.as_str().as_ptr());
+        let until = self.wait_until(call);
+        match self.gate.enter() {
+            Some(session) => self.hot.line_up(sleeper, session, until),
+            None => Err(sleeper),
+        }
+    }
+
+    fn wait_until(&self, call: &Call) -> Option<Instant> {
+        self.max_wait.map(|wait| call.accepted + wait)
+    }
+
+    fn run(&self, call: &Call, caller: &mut dyn Caller, mut lease: Option<Result<Lease, CallError>>, begun: &mut bool) -> Result<(), CallError> {
         let mut dead = 0;
         loop {
-            let mut lease = self.acquire(call, caller, wait_until)?;
+            let mut lease = match lease.take() {
+                Some(lease) => lease?,
+                None => self.acquire(call, caller, self.wait_until(call))?,
+            };
             let started = Instant::now();
             CALLS.running.add(1);
             let outcome = self.exchange(call, &mut lease, caller, started, begun);
             CALLS.running.add(-1);
             match outcome {
                 Ok((result, Fate::Reuse)) => {
-                    lease.finish(started.elapsed());
+                    if let Some(next) = lease.finish(started.elapsed()) {
+                        caller.hand_on(next);
+                    }
                     return result;
                 }
                 Ok((result, Fate::Discard)) => return result.map_err(|error| with_cause(error, &lease)),

@@ -5,6 +5,7 @@
 //! Called by: all four. Blocks on: nothing. Does not: know sockets' contents,
 //! containers or HTTP status codes (those are in `respond`).
 
+use std::any::Any;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -132,6 +133,17 @@ pub trait Caller {
     /// by waits that cannot poll a descriptor (a ticket's condvar). The watch
     /// ends when the guard is dropped.
     fn watch(&self, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>>;
+    /// The container goes on to `next`, which waited for it without a thread.
+    /// The caller's thread may take it along when it is done; if not, it gets one.
+    fn hand_on(&mut self, next: Box<dyn Woken>) {
+        next.go_on();
+    }
+}
+
+/// A call whose wait without a thread is over.
+pub trait Woken: Any + Send {
+    /// Has it go on in a thread of its own, soon. Does not wait.
+    fn go_on(self: Box<Self>);
 }
 
 /// Ends a [`Caller::watch`] when dropped.

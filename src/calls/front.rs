@@ -10,10 +10,10 @@ use super::Ledger;
 use super::follow::{Follow, FollowError};
 use super::record::{Accepted, Record, Status};
 use super::tally::Tally;
-use crate::agent::Agent;
-use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, DetachError, Detached, Moment, WatchGuard};
+use crate::agent::{Agent, Sleeper, Turn};
+use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, DetachError, Detached, Moment, WatchGuard, Woken};
 use crate::config::Keep;
-use crate::model::{Id, Timestamp};
+use crate::model::{FnSpec, Id, Timestamp};
 
 /// Runs calls now, or keeps them for later.
 #[derive(Debug, Clone)]
@@ -42,17 +42,35 @@ impl Front {
     ///
     /// # Errors
     /// The agent's.
-    pub fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
+    pub fn submit(&self, call: &Call, caller: &mut dyn Caller, turn: Option<Turn>) -> Result<(), CallError> {
         let keep = self.ledger.keep();
         if keep == Keep::None {
-            return self.agent.submit(call, caller);
+            return self.agent.submit(call, caller, turn);
         }
         let mut beside = Beside { caller, tally: Tally::default(), metered: self.ledger.shared.settings.usage };
-        let result = self.agent.submit(call, &mut beside);
+        let result = self.agent.submit(call, &mut beside, turn);
         if keep == Keep::All || result.is_err() {
             self.ledger.note(beside.tally.record(call, &result, Timestamp::now()));
         }
         result
+    }
+
+    /// See [`Agent::has_line`].
+    pub fn has_line(&self, spec: &FnSpec) -> bool {
+        self.agent.has_line(spec)
+    }
+
+    /// See [`Agent::is_crowded`].
+    pub fn is_crowded(&self) -> bool {
+        self.agent.is_crowded()
+    }
+
+    /// See [`Agent::line_up`].
+    ///
+    /// # Errors
+    /// Back again: there is no line to join.
+    pub fn line_up(&self, sleeper: Box<dyn Sleeper>) -> Result<(), Box<dyn Sleeper>> {
+        self.agent.line_up(sleeper)
     }
 
     /// A live tail of one call's log, or of all a function's containers print.
@@ -133,6 +151,9 @@ impl Caller for Beside<'_> {
     }
     fn watch(&self, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
         self.caller.watch(gone)
+    }
+    fn hand_on(&mut self, next: Box<dyn Woken>) {
+        self.caller.hand_on(next);
     }
 }
 

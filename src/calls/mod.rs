@@ -44,6 +44,7 @@ use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::agent::LogSink;
+pub use crate::agent::{Sleeper, Turn};
 use crate::call::DetachError;
 use crate::config::{CallsConfig, Keep};
 use crate::metrics::LEDGER;

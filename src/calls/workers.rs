@@ -192,7 +192,7 @@ impl Worker {
         let Accepted { id, created, fields, body, trigger, .. } = accepted;
         let mut call = Call { id, spec, fields, body: Body::Memory(body), accepted: Instant::now(), trigger };
         let submitted =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.prepare(&mut call).and_then(|()| self.agent.submit(&call, &mut keeper))));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.prepare(&mut call).and_then(|()| self.agent.submit(&call, &mut keeper, None))));
         let result = submitted.unwrap_or_else(|_| Err(CallError::Internal("a panic".to_owned())));
         // A run counts, and a start that failed; not that the node could not take it up.
         let free = result.as_ref().is_err_and(not_begun);

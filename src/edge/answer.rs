@@ -1,16 +1,18 @@
 //! The client's side of a call: what the function answers, written to the
 //! client.
 
+use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::asleep::Waiting;
 use super::poll::Poller;
 use super::receipt::Receipt;
 use super::reply::{Long, Reply};
 use super::sock::Sock;
 use super::triggers;
-use crate::call::{AnswerHead, CallError, Caller, ClientGone, Moment, WatchGuard};
+use crate::call::{AnswerHead, CallError, Caller, ClientGone, Moment, WatchGuard, Woken};
 use crate::model::Id;
 use crate::respond::{Answer, call_answer};
 
@@ -60,11 +62,13 @@ pub(super) struct ClientSide<'a> {
     status: Option<u16>,
     /// Asked for: where the call's time went.
     pub(super) receipt: Option<Receipt>,
+    /// Waited for this call's container, and has it now.
+    next: Option<Box<dyn Woken>>,
 }
 
 impl<'a> ClientSide<'a> {
     pub(super) fn new(reply: Reply<'a>, sock: &'a Arc<Sock>, poller: &'a Arc<Poller>, conn: u64, id: Id, door: Door) -> ClientSide<'a> {
-        ClientSide { reply, sock, poller, conn, id, door, state: State::Fresh, status: None, receipt: None }
+        ClientSide { reply, sock, poller, conn, id, door, state: State::Fresh, status: None, receipt: None, next: None }
     }
 
     pub(super) fn outcome(&self) -> Outcome {
@@ -80,6 +84,13 @@ impl<'a> ClientSide<'a> {
     /// answer.
     pub(super) fn told(&self) -> (Option<u16>, bool) {
         (self.status, matches!(self.state, State::Replaced))
+    }
+
+    /// The call that is to go on in this thread, after this one.
+    pub(super) fn take_next(&mut self) -> Option<Box<Waiting>> {
+        let next: Box<dyn Any> = self.next.take()?;
+        // Only calls of this room wait without a thread.
+        next.downcast().ok()
     }
 
     pub(super) fn id(&self) -> &Id {
@@ -218,5 +229,11 @@ impl Caller for ClientSide<'_> {
     fn watch(&self, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
         let guard = Poller::watch(self.poller, self.conn, self.sock, self.reply.minor >= 1, gone)?;
         Some(Box::new(guard))
+    }
+
+    fn hand_on(&mut self, next: Box<dyn Woken>) {
+        if let Some(second) = self.next.replace(next) {
+            second.go_on();
+        }
     }
 }

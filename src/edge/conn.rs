@@ -3,12 +3,13 @@
 
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::answer::{ClientSide, Door, Outcome};
+use super::asleep::{Asked, Manner, Waiting, lie_down};
 use super::body::{BodyError, BodyLimits, Source, consume};
 use super::cors::Cors;
 use super::follow;
@@ -18,13 +19,14 @@ use super::receipt::Receipt;
 use super::reply::{DateCache, Reply};
 use super::request::{Action, Refusal, Request};
 use super::sock::{Got, Sock};
-use super::{Calls, Directory, LINGER};
-use crate::call::{Body, Call, CallError, ClientGone, DetachError, Detached};
+use super::{Calls, Directory, Job, LINGER};
+use crate::call::{Body, Call, CallError, ClientGone, DetachError, Detached, Woken};
+use crate::calls::Turn;
 use crate::http1::fields::is_token_byte;
 use crate::http1::{BodyFraming, HeadError, parse_request};
 use crate::metrics::{self, EDGE, Labels, REQUESTS};
 use crate::model::{FnSpec, Id};
-use crate::pool::{Pressure, Stop};
+use crate::pool::{Full, Pressure, Stop, Workers};
 use crate::respond::{Answer, call_answer, detach_answer};
 
 /// Room for one receive of more of a head while parked.
@@ -82,6 +84,24 @@ impl Conn {
     /// No request of this client was answered yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.answered.is_none()
+    }
+
+    /// For the poller: takes what is there. Whether that may be a whole request;
+    /// if not, it is for a worker to find out what it is.
+    pub(super) fn take_whole(&mut self) -> bool {
+        self.carry.reserve(PULL);
+        let room = self.carry.capacity() - self.carry.len();
+        let whole = matches!(self.sock.recv_now(&mut self.carry), Got::Bytes(n) if n < room);
+        self.try_now = true;
+        whole
+    }
+
+    /// A call was read from it, and the next request has not begun.
+    pub(super) fn begin_call(&mut self) {
+        self.brisk = self.answered.is_some_and(|at| at.elapsed() < LINGER);
+        self.scan = HeadScan::default();
+        self.head_since = None;
+        self.try_now = !self.carry.is_empty();
     }
 }
 
@@ -142,6 +162,14 @@ pub(super) struct Shared {
     pub(super) calls: Arc<dyn Calls>,
     pub(super) directory: Arc<dyn Directory>,
     pub(super) forwarder: Forwarder,
+    /// Set once they are there.
+    pub(super) workers: OnceLock<Weak<Workers<Job, Scratch>>>,
+}
+
+impl Shared {
+    pub(super) fn workers(&self) -> Option<Arc<Workers<Job, Scratch>>> {
+        self.workers.get().and_then(Weak::upgrade)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -189,59 +217,125 @@ enum Step {
     Close,
 }
 
-/// Serves `conn` until it is quiet or closed. A panic costs this connection:
+/// What has come of a request.
+enum Done {
+    /// The connection is here again; with it the call that waited for this
+    /// one's container, if one did.
+    Answered(Conn, After, Option<Box<Waiting>>),
+    /// It waits for its turn without this thread.
+    Asleep,
+}
+
+/// Serves a connection until it is quiet or closed, then the call that waited
+/// for the container of its last one, and so on. A panic costs one connection:
 /// its client is told, if no answer was begun, and the worker goes on.
-pub(super) fn serve(shared: &Shared, conn: Conn, scratch: &mut Scratch, pressure: Pressure<'_>) {
-    let sock = Arc::clone(&conn.sock);
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve_all(shared, conn, scratch, pressure))) {
-        if !sock.is_answering() {
-            sock.send_now(BUG);
-            sock.finish_sending();
-        } else {
-            sock.make_close_abrupt();
+pub(super) fn serve(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) {
+    let mut job = Some(job);
+    while let Some(one) = job.take() {
+        let sock = Arc::clone(one.sock());
+        match catch_unwind(AssertUnwindSafe(|| serve_one(shared, one, scratch, pressure))) {
+            Ok(next) => job = next.map(Job::Woken),
+            Err(panic) => {
+                if !sock.is_answering() {
+                    sock.send_now(BUG);
+                    sock.finish_sending();
+                } else {
+                    sock.make_close_abrupt();
+                }
+                drop(sock);
+                resume_unwind(panic);
+            }
         }
-        drop(sock);
-        resume_unwind(panic);
     }
 }
 
-fn serve_all(shared: &Shared, mut conn: Conn, scratch: &mut Scratch, pressure: Pressure<'_>) {
+fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) -> Option<Box<Waiting>> {
+    let (mut conn, mut woken) = match job {
+        Job::Conn(mut conn) => {
+            conn.brisk = conn.answered.is_some_and(|at| at.elapsed() < LINGER);
+            (conn, None)
+        }
+        Job::Woken(waiting) => {
+            let Waiting { conn, asked, turn, .. } = *waiting;
+            (conn, Some((asked, turn)))
+        }
+    };
     scratch.inbuf.clear();
-    scratch.inbuf.extend_from_slice(&std::mem::take(&mut conn.carry));
-    conn.brisk = conn.answered.is_some_and(|at| at.elapsed() < LINGER);
+    scratch.inbuf.append(&mut conn.carry);
     let mut linger = false;
     loop {
-        match next_request(shared, &mut conn, &mut scratch.inbuf, linger) {
-            Step::Request(request) => {
-                EDGE.requests.add(1);
-                match exchange(shared, &conn, request, scratch) {
-                    After::Next => {}
-                    After::Close if scratch.inbuf.is_empty() && !conn.sock.has_bytes() => return,
-                    After::Close | After::CloseUnread => return linger_and_close(shared, &conn, scratch),
-                    After::Gone => return,
+        let done = match woken.take() {
+            Some((asked, turn)) => run(shared, conn, asked, turn, scratch),
+            None => match next_request(shared, &mut conn, &mut scratch.inbuf, linger) {
+                Step::Request(request) => {
+                    EDGE.requests.add(1);
+                    exchange(shared, conn, request, scratch)
                 }
-                conn.sock.end_answer();
-                if scratch.inbuf.capacity() > KEPT_MAX && scratch.inbuf.is_empty() {
-                    scratch.inbuf = Vec::new();
+                Step::Refuse(refusal) => {
+                    refuse(shared, &conn, scratch, &refusal);
+                    return None;
                 }
-                // A worker waits a moment for the next request of a client that
-                // is known to be brisk, unless others wait for the worker.
-                linger = conn.brisk && !pressure.is_high();
+                Step::Park(why) => {
+                    park(shared, conn, scratch, why);
+                    return None;
+                }
+                Step::Close => return None,
+            },
+        };
+        let Done::Answered(back, after, next) = done else { return None };
+        conn = back;
+        match after {
+            After::Next => {}
+            After::Gone => return next,
+            After::Close if scratch.inbuf.is_empty() && !conn.sock.has_bytes() => return next,
+            After::Close | After::CloseUnread => {
+                if let Some(next) = next {
+                    next.go_on();
+                }
+                linger_and_close(shared, &conn, scratch);
+                return None;
             }
-            Step::Refuse(refusal) => return refuse(shared, &conn, scratch, &refusal),
-            Step::Park(why) => {
-                let deadline = match (why, conn.head_since) {
-                    (Parking::Head, Some(since)) => since + shared.limits.head_time,
-                    _ => Instant::now() + shared.limits.keep_alive,
-                };
-                if why == Parking::Idle {
-                    conn.answered = Some(Instant::now());
-                }
-                conn.carry.extend_from_slice(&scratch.inbuf);
-                return shared.poller.park(conn, why, deadline);
-            }
-            Step::Close => return,
         }
+        conn.sock.end_answer();
+        if scratch.inbuf.capacity() > KEPT_MAX && scratch.inbuf.is_empty() {
+            scratch.inbuf = Vec::new();
+        }
+        if next.is_some() {
+            set_aside(shared, conn, scratch);
+            return next;
+        }
+        // A worker waits a moment for the next request of a client that
+        // is known to be brisk, unless others wait for the worker.
+        linger = conn.brisk && !pressure.is_high();
+    }
+}
+
+/// Leaves the connection to the poller.
+fn park(shared: &Shared, mut conn: Conn, scratch: &Scratch, why: Parking) {
+    let deadline = match (why, conn.head_since) {
+        (Parking::Head, Some(since)) => since + shared.limits.head_time,
+        _ => Instant::now() + shared.limits.keep_alive,
+    };
+    if why == Parking::Idle {
+        conn.answered = Some(Instant::now());
+    }
+    conn.carry.extend_from_slice(&scratch.inbuf);
+    shared.poller.park(conn, why, deadline);
+}
+
+/// Leaves the connection after an answer, for a call that waits: to the poller,
+/// or to another worker if its next request has begun already.
+fn set_aside(shared: &Shared, mut conn: Conn, scratch: &Scratch) {
+    if scratch.inbuf.is_empty() {
+        return park(shared, conn, scratch, Parking::Idle);
+    }
+    conn.carry.extend_from_slice(&scratch.inbuf);
+    conn.try_now = true;
+    if let Some(workers) = shared.workers()
+        && let Err(Full(job)) = workers.give(Job::Conn(conn))
+    {
+        EDGE.refused_connections.add(1);
+        super::poll::refuse(job.sock());
     }
 }
 
@@ -289,30 +383,22 @@ fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linge
     }
 }
 
-/// Answers one request.
-fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Scratch) -> After {
+/// Answers one request, or lays its call into a line.
+fn exchange(shared: &Arc<Shared>, conn: Conn, mut request: Request, scratch: &mut Scratch) -> Done {
     // A panic here is one in a handler; nothing else can come of it.
     let _ = crate::fault::at("edge.request");
+    let mut manner = Manner { minor: request.minor, head_only: request.head_only, keep: request.keep, origin: request.origin.take() };
     let Scratch { inbuf, out, date } = scratch;
     let mut source = Source { sock: &conn.sock, inbuf, stop: &shared.stop };
-    let mut reply = Reply {
-        sock: &conn.sock,
-        stop: &shared.stop,
-        out,
-        date,
-        patience: shared.limits.patience,
-        minor: request.minor,
-        head_only: request.head_only,
-        keep: request.keep,
-        origin: request.origin.take(),
-    };
+    let mut reply = reply(shared, &conn.sock, out, date, manner.clone());
     if shared.poller.draining() {
         EDGE.refused_draining.add(1);
         reply.keep = false;
-        return answer_early(&mut reply, &mut source, request.framing, &call_answer(&CallError::Draining));
+        let after = answer_early(&mut reply, &mut source, request.framing, &call_answer(&CallError::Draining));
+        return Done::Answered(conn, after, None);
     }
     let Request { framing, action, accepted, expects, .. } = request;
-    match action {
+    let after = match action {
         Action::Answer(answer) => answer_early(&mut reply, &mut source, framing, &answer),
         Action::Unauthorized => {
             EDGE.refused_token.add(1);
@@ -322,10 +408,14 @@ fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Sc
         Action::ForeignOrigin => bare(shared, &mut reply, &mut source, framing, 403),
         Action::Call { door, method, spec, fields, detached, trigger, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
             Ok(body) => {
-                let asked = Call { id: Id::new(), spec, fields, body, accepted, trigger };
+                let call = Call { id: Id::new(), spec, fields, body, accepted, trigger };
                 match detached {
-                    Some(how) => detach(shared, &mut reply, &how, (door, method), asked),
-                    None => call(shared, conn, reply, (door, method), timed, asked),
+                    Some(how) => detach(shared, &mut reply, &how, (door, method), call),
+                    None => {
+                        manner.keep = reply.keep;
+                        let asked = Asked { call, manner, door, method, timed, read: Instant::now() };
+                        return call_or_sleep(shared, conn, asked, scratch);
+                    }
                 }
             }
             Err(after) => after,
@@ -341,6 +431,29 @@ fn exchange(shared: &Shared, conn: &Conn, mut request: Request, scratch: &mut Sc
             }
             Err(after) => after,
         },
+    };
+    Done::Answered(conn, after, None)
+}
+
+fn reply<'a>(shared: &'a Shared, sock: &'a Sock, out: &'a mut Vec<u8>, date: &'a mut DateCache, manner: Manner) -> Reply<'a> {
+    let Manner { minor, head_only, keep, origin } = manner;
+    Reply { sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor, head_only, keep, origin }
+}
+
+/// Where callers of the function stand in line the call joins them and leaves
+/// this thread; else it runs.
+fn call_or_sleep(shared: &Arc<Shared>, mut conn: Conn, asked: Asked, scratch: &mut Scratch) -> Done {
+    if !shared.calls.has_line(&asked.call.spec) {
+        return run(shared, conn, asked, None, scratch);
+    }
+    conn.carry.append(&mut scratch.inbuf);
+    match lie_down(shared, conn, asked) {
+        Ok(()) => Done::Asleep,
+        Err(waiting) => {
+            let Waiting { mut conn, asked, .. } = *waiting;
+            scratch.inbuf.append(&mut conn.carry);
+            run(shared, conn, asked, None, scratch)
+        }
     }
 }
 
@@ -444,14 +557,16 @@ fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method)
     After::answered(sent, reply.keep)
 }
 
-/// Runs a call. INVARIANT: its client gets exactly one answer, or sees the
-/// connection cut.
-fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &'static str), timed: bool, mut call: Call) -> After {
+/// Runs a call, or goes on with one that waited for `turn`. INVARIANT: its
+/// client gets exactly one answer, or sees the connection cut.
+fn run(shared: &Shared, conn: Conn, asked: Asked, turn: Option<Turn>, scratch: &mut Scratch) -> Done {
+    let Asked { mut call, manner, door, method, timed, read } = asked;
+    let reply = reply(shared, &conn.sock, &mut scratch.out, &mut scratch.date, manner);
     let mut client = ClientSide::new(reply, &conn.sock, &shared.poller, conn.id, call.id, door);
     if timed || shared.limits.timed {
-        client.receipt = Some(Receipt::new(call.accepted, Instant::now()));
+        client.receipt = Some(Receipt::new(call.accepted, read));
     }
-    let result = match catch_unwind(AssertUnwindSafe(|| shared.calls.prepare(&mut call).and_then(|()| shared.calls.submit(&call, &mut client)))) {
+    let result = match catch_unwind(AssertUnwindSafe(|| shared.calls.prepare(&mut call).and_then(|()| shared.calls.submit(&call, &mut client, turn)))) {
         Ok(result) => result,
         Err(_) => {
             log::error!("call {} of function {} panicked", call.id, fn_name(&call.spec));
@@ -480,7 +595,8 @@ fn call(shared: &Shared, conn: &Conn, reply: Reply<'_>, (door, method): (Door, &
         }
     };
     count(&client, method, blamed, call.accepted.elapsed());
-    after
+    let next = client.take_next();
+    Done::Answered(conn, after, next)
 }
 
 /// One more answered call. A client that left before its answer counts with

@@ -24,6 +24,7 @@
 //! answered 202 once it is kept (`calls`); it runs later.
 
 mod answer;
+mod asleep;
 mod body;
 mod conn;
 mod cors;
@@ -47,25 +48,28 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
 
 use crate::call::{Call, CallError, Caller, DetachError, Detached};
-use crate::calls::{Follow, FollowError, Front};
+use crate::calls::{Follow, FollowError, Front, Sleeper, Turn};
 use crate::config::Config;
 use crate::model::{FnSpec, Id};
 use crate::pool::{Full, SpawnError, Stop, Thread, Workers, WorkersConfig, spawn};
 use crate::store::Store;
 
+use asleep::{Waiting, try_lie_down};
 use body::BodyLimits;
 use conn::{Conn, Limits, Scratch, Shared};
 use cors::Cors;
 use forward::Forwarder;
 use poll::{Loop, PollLimits, Poller, Serve};
+use sock::Sock;
 
 /// After an answer a worker waits this long for the next request of the same
 /// connection, before it is parked.
@@ -93,7 +97,25 @@ pub trait Calls: Send + Sync {
     ///
     /// # Errors
     /// See [`CallError`].
-    fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError>;
+    fn submit(&self, call: &Call, caller: &mut dyn Caller, turn: Option<Turn>) -> Result<(), CallError>;
+
+    /// Whether callers wait for a container, of any function.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
+    /// See [`Front::has_line`].
+    fn has_line(&self, _spec: &FnSpec) -> bool {
+        false
+    }
+
+    /// See [`Front::line_up`].
+    ///
+    /// # Errors
+    /// Back again: there is no line to join.
+    fn line_up(&self, sleeper: Box<dyn Sleeper>) -> Result<(), Box<dyn Sleeper>> {
+        Err(sleeper)
+    }
 
     /// See [`Front::detach`].
     ///
@@ -142,8 +164,20 @@ impl Calls for Front {
         Front::prepare(self, call)
     }
 
-    fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
-        Front::submit(self, call, caller)
+    fn submit(&self, call: &Call, caller: &mut dyn Caller, turn: Option<Turn>) -> Result<(), CallError> {
+        Front::submit(self, call, caller, turn)
+    }
+
+    fn is_crowded(&self) -> bool {
+        Front::is_crowded(self)
+    }
+
+    fn has_line(&self, spec: &FnSpec) -> bool {
+        Front::has_line(self, spec)
+    }
+
+    fn line_up(&self, sleeper: Box<dyn Sleeper>) -> Result<(), Box<dyn Sleeper>> {
+        Front::line_up(self, sleeper)
     }
 
     fn detach(&self, call: Call, how: &Detached) -> Result<Id, DetachError> {
@@ -186,7 +220,7 @@ pub enum EdgeError {
 pub struct Edge {
     local: SocketAddr,
     shared: Arc<Shared>,
-    workers: Arc<Workers<Conn, Scratch>>,
+    workers: Arc<Workers<Job, Scratch>>,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -229,11 +263,14 @@ impl Edge {
             calls,
             directory,
             forwarder: Forwarder::new(api_socket),
+            workers: OnceLock::new(),
         });
         let for_workers = Arc::clone(&shared);
         let plan = WorkersConfig { name: "edge", cap: config.max_active, backlog: config.max_connections, idle: WORKER_IDLE };
-        let workers = Arc::new(Workers::new(plan, move |conn, scratch: &mut Scratch, pressure| conn::serve(&for_workers, conn, scratch, pressure)));
-        let poll = Loop { poller: Arc::clone(&shared.poller), listener, local, server: ToWorkers(Arc::clone(&workers)) };
+        let workers = Arc::new(Workers::new(plan, move |job, scratch: &mut Scratch, pressure| conn::serve(&for_workers, job, scratch, pressure)));
+        // Set once, here.
+        let _ = shared.workers.set(Arc::downgrade(&workers));
+        let poll = Loop { poller: Arc::clone(&shared.poller), listener, local, server: ToWorkers(Arc::clone(&shared), Arc::clone(&workers)) };
         let thread = spawn("edge-poll", move || poll.run())?;
         Ok(Edge { local, shared, workers, thread: Mutex::new(Some(thread)) })
     }
@@ -280,12 +317,44 @@ impl fmt::Debug for Edge {
     }
 }
 
-/// Connections go from the poller to the workers.
-struct ToWorkers(Arc<Workers<Conn, Scratch>>);
+/// What a worker is given.
+enum Job {
+    /// A connection with something to read.
+    Conn(Conn),
+    /// A call that waited without a thread, and need not any more.
+    Woken(Box<Waiting>),
+}
+
+impl Job {
+    fn sock(&self) -> &Arc<Sock> {
+        match self {
+            Job::Conn(conn) => &conn.sock,
+            Job::Woken(waiting) => &waiting.conn.sock,
+        }
+    }
+}
+
+/// Connections go from the poller to the workers; while callers stand in line,
+/// calls that would join them go there at once.
+struct ToWorkers(Arc<Shared>, Arc<Workers<Job, Scratch>>);
 
 impl Serve for ToWorkers {
-    fn serve(&self, conn: Conn) -> Result<(), Conn> {
-        self.0.give(conn).map_err(|Full(conn)| conn)
+    fn serve(&self, conn: Conn) -> Result<(), Arc<Sock>> {
+        let ToWorkers(shared, workers) = self;
+        let conn = if shared.calls.is_crowded() && !shared.poller.draining() {
+            // A bug in there may cost this connection, not the listener.
+            match catch_unwind(AssertUnwindSafe(|| try_lie_down(shared, conn))) {
+                Ok(Some(conn)) => conn,
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    log::error!("a request panicked; its connection is closed");
+                    return Ok(());
+                }
+            }
+        } else {
+            conn
+        };
+        workers.give(Job::Conn(conn)).map_err(|Full(job)| Arc::clone(job.sock()))
     }
 }
 

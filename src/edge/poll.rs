@@ -111,13 +111,13 @@ pub(super) struct Poller {
 }
 
 /// What the thread does with a connection that has something to read; says
-/// no (by giving it back) when no thread is to be had.
+/// no (by giving its socket back) when no thread is to be had.
 pub(super) trait Serve: Send {
-    fn serve(&self, conn: Conn) -> Result<(), Conn>;
+    fn serve(&self, conn: Conn) -> Result<(), Arc<Sock>>;
 }
 
 /// 503 to a client whom nobody can serve now.
-fn refuse(sock: &Sock) {
+pub(super) fn refuse(sock: &Sock) {
     // What was asked is read first: closing over unread bytes would send a
     // reset that overtakes the answer.
     sock.recv_now(&mut Vec::with_capacity(4096));
@@ -478,9 +478,9 @@ impl Poller {
             Pulled::Nothing => self.park(parked.conn, parked.why, parked.deadline),
             Pulled::Close => {}
             Pulled::Serve => {
-                if let Err(conn) = server.serve(parked.conn) {
+                if let Err(sock) = server.serve(parked.conn) {
                     EDGE.refused_connections.add(1);
-                    refuse(&conn.sock);
+                    refuse(&sock);
                 }
             }
         }

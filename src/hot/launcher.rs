@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::asleep::attend;
 use super::container::Container;
 use super::evictor::{self, Candidate};
 use super::lifecycle;
@@ -101,6 +102,11 @@ fn round(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) 
         let again = now + HEALTH_RETRY;
         wake = Some(wake.map_or(again, |w| w.min(again)));
     }
+    let attention = attend(queue, now);
+    wake = match (wake, attention) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    };
     queue.with(|inner| {
         inner.reserved = places.len();
         inner.wakes = wake;

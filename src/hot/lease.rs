@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::container::Container;
 use super::lifecycle;
-use super::queue::SlotQueue;
+use super::queue::{Given, SlotQueue};
 use super::state::State;
-use crate::call::{CallError, Caller, Ended, Moment, Origin};
+use crate::call::{CallError, Caller, Ended, Moment, Origin, Woken};
 use crate::driver::Meter;
 use crate::model::Id;
 use crate::pool::Stop;
@@ -129,9 +129,11 @@ impl Lease {
         self.container.as_ref().and_then(|c| c.pulse.wait_exit(within))
     }
 
-    /// The call is over and the container healthy: to the next caller.
-    pub fn finish(mut self, took: Duration) {
-        let Some(mut container) = self.container.take() else { return };
+    /// The call is over and the container healthy: to the next caller. One who
+    /// waited for it without a thread goes on in the giver's, or in another.
+    #[must_use]
+    pub fn finish(mut self, took: Duration) -> Option<Box<dyn Woken>> {
+        let mut container = self.container.take()?;
         let now = Instant::now();
         // Without an end, what a discarded container still prints is its last call's.
         container.pulse.voice.turn.end(now);
@@ -142,10 +144,18 @@ impl Lease {
             inner.slots.busy -= 1;
             inner.served(took);
         });
-        if let Some(container) = self.queue.give(container, Instant::now(), self.shared.quick_due(&self.queue.spec)) {
-            lifecycle::stop(&self.shared, &self.queue, container, "not needed");
-        } else if self.shared.tokens.contended() {
-            self.shared.tokens.nudge();
+        let given = self.queue.give(container, Instant::now(), self.shared.quick_due(&self.queue.spec));
+        match given {
+            Given::Refused(container) => {
+                lifecycle::stop(&self.shared, &self.queue, container, "not needed");
+                return None;
+            }
+            Given::Taken | Given::Woken(..) if self.shared.tokens.contended() => self.shared.tokens.nudge(),
+            Given::Taken | Given::Woken(..) => {}
+        }
+        match given {
+            Given::Woken(dreamer, container) => Some(dreamer.serve(&self.queue, container)),
+            Given::Taken | Given::Refused(_) => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::Shared;
 use super::container::{Boot, Container, Pulse};
 use super::logs::Voice;
 use super::plan::still_wanted;
-use super::queue::SlotQueue;
+use super::queue::{Given, SlotQueue};
 use super::slots::Idle;
 use super::state::State;
 use super::usage::Spending;
@@ -55,13 +55,20 @@ pub(super) fn start(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, token: Token) 
                 inner.last_failure = None;
                 inner.last_grant = Some(Instant::now());
             });
-            if let Some(surplus) = queue.give(container, Instant::now(), shared.quick_due(&queue.spec)) {
-                stop(shared, queue, surplus, "not needed");
-            }
+            offer(shared, queue, container);
         }
         Err(error) => failed(queue, Arc::new(error)),
     }
     queue.ring();
+}
+
+/// A container nobody has used yet: to whoever waits, else it stands idle.
+fn offer(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, container: Box<Container>) {
+    match queue.give(container, Instant::now(), shared.quick_due(&queue.spec)) {
+        Given::Taken => {}
+        Given::Woken(dreamer, container) => dreamer.serve(queue, container).go_on(),
+        Given::Refused(container) => stop(shared, queue, container, "not needed"),
+    }
 }
 
 /// A start failed: the callers nobody is on the way to any more are told why.
@@ -246,10 +253,8 @@ pub(super) fn freeze(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut idle: Idl
             for state in [State::Frozen, State::Thawing, State::Busy, State::Idle] {
                 idle.item.pulse.become_(state);
             }
-            if let Err(container) = queue.put_back(idle)
-                && let Some(container) = queue.give(container, Instant::now(), shared.quick_due(&queue.spec))
-            {
-                stop(shared, queue, container, "not needed");
+            if let Err(container) = queue.put_back(idle) {
+                offer(shared, queue, container);
             }
         }
         Err(error) => {
@@ -266,20 +271,17 @@ pub(super) fn freeze(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, mut idle: Idl
 /// Frozen, and somebody waits (or the server closes): thaw and give it.
 fn wanted_meanwhile(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, container: Box<Container>) {
     let thawed = shared.driver.thaw(&container.instance);
-    let refused = match thawed {
+    match thawed {
         Ok(()) => {
             container.pulse.become_(State::Thawing);
             container.pulse.become_(State::Busy);
             container.pulse.become_(State::Idle);
-            queue.give(container, Instant::now(), shared.quick_due(&queue.spec))
+            offer(shared, queue, container);
         }
         Err(error) => {
             log::warn!("cannot thaw, the container goes: {error}");
             queue.with(|inner| inner.slots.stopping += 1);
-            Some(container)
+            stop(shared, queue, container, "not needed");
         }
-    };
-    if let Some(container) = refused {
-        stop(shared, queue, container, "not needed");
     }
 }

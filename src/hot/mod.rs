@@ -7,6 +7,7 @@
 //! and time (launchers), driver verbs and sockets (lanes). Does not: know
 //! Docker, routes or HTTP; hold a lock across any of those.
 
+mod asleep;
 mod container;
 mod debug;
 mod evictor;
@@ -37,15 +38,17 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::call::{CallError, Caller};
 use crate::driver::Driver;
 use crate::model::{FnSpec, Id, SlotKey};
-use crate::pool::{Lane, Need, SpawnError, Stop, Thread, Tokens, spawn};
+use crate::pool::{Lane, Need, Session, SpawnError, Stop, Thread, Tokens, spawn};
 use crate::uds::iofs::Iofs;
 use crate::uds::listener::Watcher;
 
+pub use asleep::{Sleeper, Turn};
 pub use lease::Lease;
 pub use logs::{Line, Log, LogOptions, LogSink, Logs, LogsError, Tail, Word};
 pub use state::State;
 
-use queue::{Entry, SlotQueue};
+use asleep::Dreamer;
+use queue::{Entry, SlotQueue, WATCH_AFTER};
 use slots::Waited;
 
 /// The room's settings.
@@ -162,6 +165,24 @@ impl Hot {
                 }
             }
         }
+    }
+
+    /// Whether callers of `spec` stand in line.
+    pub fn has_line(&self, spec: &FnSpec) -> bool {
+        self.is_crowded() && self.shared.queues.read().get(&spec.key).is_some_and(|queue| queue.with(|inner| inner.slots.waiting() > 0))
+    }
+
+    /// A place in the line for a call without a thread, until `until`. On its
+    /// turn it is woken by whoever has a container for it.
+    ///
+    /// # Errors
+    /// Back again: no line stands, or it cannot be joined. [`Hot::acquire`] says why.
+    pub fn line_up(&self, sleeper: Box<dyn Sleeper>, session: Session, until: Option<Instant>) -> Result<(), Box<dyn Sleeper>> {
+        let config = &self.shared.config;
+        let found = self.shared.queues.read().get(&sleeper.call().spec.key).cloned();
+        let Some(queue) = found.filter(|_| self.shared.waiting.load(Ordering::Relaxed) < config.max_queued_node) else { return Err(sleeper) };
+        let dreamer = Dreamer::new(&self.shared, sleeper, session);
+        queue.line_up(dreamer, Instant::now(), until, config.max_queued).map_err(Dreamer::give_up)
     }
 
     fn wait(
@@ -329,9 +350,6 @@ impl Hot {
         (self.shared.tokens.usage().used, self.shared.iofs.count())
     }
 }
-
-/// A wait longer than this watches its client.
-const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// What a start under way gets to end by itself at shutdown.
 const START_GRACE: Duration = Duration::from_secs(4);

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::asleep::Dreamer;
 use super::container::{Container, Pulse};
 use super::evictor::Contender;
 use super::plan::{IdleView, View};
-use super::slots::{Acquired, Idle, Offered, Slots, Ticket};
+use super::slots::{Acquired, Failed, Idle, Offered, Slots, Ticket};
 use super::state::State;
 use super::sync::Mutex;
 use crate::call::{CallError, LaunchError};
@@ -37,7 +38,7 @@ pub(super) struct SlotQueue {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) slots: Slots<Box<Container>, Failure>,
+    pub(super) slots: Slots<Box<Container>, Failure, Dreamer>,
     /// Places in the token line, kept by the launcher.
     pub(super) reserved: usize,
     /// The launcher will look by itself at this time.
@@ -78,8 +79,22 @@ pub(super) enum Entry {
     Ended,
 }
 
+/// What became of a container that was given.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// It stands idle, or the thread of the oldest caller has it.
+    Taken,
+    /// The oldest caller waits without a thread: it goes on with this.
+    Woken(Dreamer, Box<Container>),
+    /// It is to be stopped.
+    Refused(Box<Container>),
+}
+
 /// A boot younger than this is let come up: it may serve the next call.
 const CALL_OFF_AGE: Duration = Duration::from_secs(1);
+
+/// A wait longer than this watches its client: most are shorter.
+pub(super) const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// A first guess at what a start costs, until one was measured.
 const FIRST_START_COST: Duration = Duration::from_millis(300);
@@ -153,9 +168,42 @@ impl SlotQueue {
         }
     }
 
-    /// A free container comes (back): to the oldest ticket, the stack, or out.
-    /// `Some` is the container to be stopped.
-    pub(super) fn give(&self, container: Box<Container>, now: Instant, quick_due: Option<Duration>) -> Option<Box<Container>> {
+    /// A place in the line for one who waits without a thread. Only where a
+    /// line stands already: a first caller is sooner served in its own thread.
+    ///
+    /// # Errors
+    /// Back again: there is no line, or there is none for it to join.
+    pub(super) fn line_up(&self, dreamer: Dreamer, now: Instant, until: Option<Instant>, max_queued: usize) -> Result<(), Dreamer> {
+        let mut inner = self.inner.lock();
+        let waiting = inner.slots.waiting();
+        if inner.ended || inner.closing || waiting == 0 || waiting >= max_queued || inner.cached_failure(now).is_some() {
+            return Err(dreamer);
+        }
+        inner.last_used = now;
+        inner.slots.line_up(dreamer, now, until)?;
+        let attention = until.map_or(now + WATCH_AFTER, |until| until.min(now + WATCH_AFTER)).min(now + inner.start_cost);
+        let ring = waiting + 1 > inner.ring_above || inner.wakes.is_none_or(|at| at > attention);
+        drop(inner);
+        if ring {
+            self.ring();
+        }
+        Ok(())
+    }
+
+    /// One who slept leaves the line; `None`: it was woken meanwhile.
+    pub(super) fn leave(&self, key: u64) -> Option<Dreamer> {
+        let mut inner = self.inner.lock();
+        let left = inner.slots.leave(key)?;
+        if inner.slots.waiting() == 0 {
+            inner.waiting_since = None;
+        }
+        drop(inner);
+        self.ring();
+        Some(left)
+    }
+
+    /// A free container comes (back): to the oldest caller, the stack, or out.
+    pub(super) fn give(&self, container: Box<Container>, now: Instant, quick_due: Option<Duration>) -> Given {
         let mut inner = self.inner.lock();
         let retiring = inner.retire > 0;
         let stale = inner.retired && inner.slots.waiting() == 0;
@@ -164,18 +212,19 @@ impl SlotQueue {
             inner.slots.stopping += 1;
             drop(inner);
             self.ring();
-            return Some(container);
+            return Given::Refused(container);
         }
-        match inner.slots.offer(container, now) {
+        let offered = inner.slots.offer(container, now);
+        if inner.slots.waiting() == 0 {
+            inner.waiting_since = None;
+        }
+        match offered {
             Offered::Handed(ticket) => {
-                if inner.slots.waiting() == 0 {
-                    inner.waiting_since = None;
-                }
                 drop(inner);
                 ticket.notify();
             }
+            Offered::Woken(dreamer, container) => return Given::Woken(dreamer, container),
             Offered::Kept => {
-                inner.waiting_since = None;
                 let due = quick_due.map(|d| now + d);
                 let late = match (inner.wakes, due) {
                     (Some(wakes), Some(due)) => wakes > due,
@@ -188,7 +237,7 @@ impl SlotQueue {
                 }
             }
         }
-        None
+        Given::Taken
     }
 
     /// The caller no longer wants its ticket. `false`: it was served meanwhile.
@@ -215,8 +264,11 @@ impl SlotQueue {
             }
             failed
         };
-        for ticket in failed {
-            ticket.notify();
+        for one in failed {
+            match one {
+                Failed::Thread(ticket) => ticket.notify(),
+                Failed::Asleep(dreamer, error) => dreamer.fail(error),
+            }
         }
     }
 

@@ -499,7 +499,7 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
                     let spec = functions[caller % functions.len()].clone();
                     let call = Call { id: Id::new(), spec, fields: Vec::new(), body: Body::Memory(body.clone()), accepted: Instant::now(), trigger: None };
                     let mut client = Client::default();
-                    let result = agent.submit(&call, &mut client);
+                    let result = agent.submit(&call, &mut client, None);
                     match result {
                         Ok(()) => assert!(client.begun == 1 && client.ended == 1 && client.body == body, "an answer of its own, once: {client:?}"),
                         Err(CallError::Broken { .. }) => assert!(client.begun == 1 && client.ended == 0, "{client:?}"),
@@ -714,7 +714,7 @@ fn extensions_hear_of_calls_change_them_and_object() {
         let mut call =
             Call { id: Id::new(), spec: spec.clone(), fields: fields.to_vec(), body: Body::Memory(b"sent".to_vec()), accepted: Instant::now(), trigger: None };
         let mut client = Client::default();
-        let result = agent.prepare(&mut call).and_then(|()| agent.submit(&call, &mut client));
+        let result = agent.prepare(&mut call).and_then(|()| agent.submit(&call, &mut client, None));
         (result, client.body)
     };
     let objection = |result| match result {

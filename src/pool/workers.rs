@@ -87,6 +87,13 @@ struct State<J> {
     closed: bool,
 }
 
+impl<J> State<J> {
+    /// An urgent job is the next: the thread that comes for it finds it first.
+    fn line_up(&mut self, job: J, urgent: bool) {
+        if urgent { self.jobs.push_front(job) } else { self.jobs.push_back(job) }
+    }
+}
+
 impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     /// A pool without threads; they come with the jobs.
     pub fn new(config: WorkersConfig, run: impl Fn(J, &mut S, Pressure<'_>) + Send + Sync + 'static) -> Workers<J, S> {
@@ -108,6 +115,19 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     /// # Errors
     /// [`Full`] with the job.
     pub fn give(&self, job: J) -> Result<(), Full<J>> {
+        self.give_within(self.shared.config.cap, job)
+    }
+
+    /// The same at once, with a thread beyond the cap where there is none
+    /// else: for jobs that hold what others wait for, and are few for that.
+    ///
+    /// # Errors
+    /// [`Full`] with the job.
+    pub fn give_at_once(&self, job: J) -> Result<(), Full<J>> {
+        self.give_within(usize::MAX, job)
+    }
+
+    fn give_within(&self, cap: usize, job: J) -> Result<(), Full<J>> {
         let shared = &self.shared;
         // Declared before the lock, so they are joined after it is let go.
         let mut dead = Vec::new();
@@ -116,15 +136,16 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
             return Err(Full(job));
         }
         shared.take_ended(&mut state, &mut dead);
+        let urgent = cap > shared.config.cap;
         if let Some((_, bell)) = state.idle.pop() {
-            state.jobs.push_back(job);
+            state.line_up(job, urgent);
             state.promised += 1;
             shared.note(&state);
             drop(state);
             bell.notify_one();
             return Ok(());
         }
-        if state.live >= shared.config.cap {
+        if state.live >= cap {
             if state.jobs.len() >= shared.config.backlog + state.promised {
                 return Err(Full(job));
             }
@@ -136,7 +157,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
         state.promised += 1;
         let number = state.next;
         state.next += 1;
-        state.jobs.push_back(job);
+        state.line_up(job, urgent);
         shared.note(&state);
         drop(state);
         self.start(number)
@@ -355,6 +376,24 @@ mod tests {
         until(|| !Pressure(&workers.shared.waiting).is_high());
         workers.join(soon()).expect("all end");
         assert_eq!(workers.live(), 0);
+    }
+
+    #[test]
+    fn an_urgent_job_waits_for_nobody() {
+        let workers = pool(1, 8, Duration::from_secs(10));
+        let (started, starts) = bounded(8);
+        let (job, first) = held(started.clone());
+        workers.give(job).expect("room");
+        starts.recv_timeout(Duration::from_secs(10)).expect("runs");
+        let (job, second) = held(started.clone());
+        workers.give(job).expect("waits");
+        let (done, wait) = bounded(1);
+        workers.give_at_once(Box::new(move || done.send(()).expect("the test listens"))).expect("beyond the cap");
+        wait.recv_timeout(Duration::from_secs(10)).expect("done while the only thread of the cap is held");
+        drop(first);
+        starts.recv_timeout(Duration::from_secs(10)).expect("the one that waited runs too");
+        drop(second);
+        workers.join(soon()).expect("all end");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Stand {
 }
 
 impl Calls for Stand {
-    fn submit(&self, call: &Call, caller: &mut dyn Caller) -> Result<(), CallError> {
+    fn submit(&self, call: &Call, caller: &mut dyn Caller, _: Option<Turn>) -> Result<(), CallError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         match self.scripts.get(call.spec.fn_name.as_str()) {
             Some(script) => script(call, caller, self),

@@ -1,0 +1,135 @@
+//! Calls that wait for their turn without a thread: read, complete, and laid
+//! into the line with their connection.
+
+use std::sync::Arc;
+
+use super::Job;
+use super::answer::Door;
+use super::conn::{Conn, Shared};
+use super::poll::Poller;
+use super::request::{Action, Request};
+use crate::call::{Body, Call, WatchGuard, Woken};
+use crate::calls::{Sleeper, Turn};
+use crate::http1::{BodyFraming, parse_request};
+use crate::metrics::EDGE;
+use crate::pool::Full;
+
+/// A call and everything its answer needs.
+pub(super) struct Waiting {
+    pub(super) conn: Conn,
+    pub(super) asked: Asked,
+    pub(super) turn: Option<Turn>,
+    shared: Arc<Shared>,
+}
+
+/// What was asked, and how it is to be answered.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) call: Call,
+    pub(super) manner: Manner,
+    pub(super) door: Door,
+    pub(super) method: &'static str,
+    pub(super) timed: bool,
+    /// When the body was complete.
+    pub(super) read: std::time::Instant,
+}
+
+/// What the request says about the form of its answer.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Manner {
+    pub(super) minor: u8,
+    pub(super) head_only: bool,
+    pub(super) keep: bool,
+    pub(super) origin: Option<String>,
+}
+
+/// Has the call wait in the line of its function, if one stands. `Err`: it is
+/// to be run by the thread that has it.
+pub(super) fn lie_down(shared: &Arc<Shared>, conn: Conn, asked: Asked) -> Result<(), Box<Waiting>> {
+    let waiting = Box::new(Waiting { conn, asked, turn: None, shared: Arc::clone(shared) });
+    if shared.poller.draining() {
+        return Err(waiting);
+    }
+    let Err(back) = shared.calls.line_up(waiting) else { return Ok(()) };
+    let back: Box<dyn std::any::Any> = back;
+    // What was given comes back.
+    Err(back.downcast().unwrap_or_else(|_| unreachable!("the line gives back what it was given")))
+}
+
+/// For the poller's thread, while callers stand in line somewhere: takes what
+/// `conn` has sent, and if that is a whole call for such a line, lays it there.
+/// `Some`: it is for a worker.
+pub(super) fn try_lie_down(shared: &Arc<Shared>, mut conn: Conn) -> Option<Conn> {
+    if !conn.take_whole() {
+        return Some(conn);
+    }
+    let Some((asked, used)) = read_call(shared, &conn.carry) else { return Some(conn) };
+    conn.carry.drain(..used);
+    conn.begin_call();
+    EDGE.requests.add(1);
+    match lie_down(shared, conn, asked) {
+        Ok(()) => None,
+        Err(waiting) => {
+            // The line has just ended: a thread runs it.
+            waiting.go_on();
+            None
+        }
+    }
+}
+
+/// The call in `bytes`, if it is whole and would have to wait, and its length.
+fn read_call(shared: &Shared, bytes: &[u8]) -> Option<(Asked, usize)> {
+    let head = parse_request(bytes, shared.limits.head_bytes).ok().flatten()?;
+    let request = Request::read(&head, shared.directory.as_ref(), shared.api_token.as_deref(), shared.cors.as_ref()).ok()?;
+    let Request { minor, keep, head_only, framing, accepted, origin, action, .. } = request;
+    let Action::Call { door, method, spec, fields, detached: None, trigger, timed } = action else { return None };
+    let len = match framing {
+        BodyFraming::None => 0,
+        BodyFraming::Length(len) if shared.body.max == 0 || len <= shared.body.max => usize::try_from(len).ok()?,
+        _ => return None,
+    };
+    let body = bytes[head.len..].get(..len)?;
+    if !shared.calls.has_line(&spec) {
+        return None;
+    }
+    let call = Call { id: crate::model::Id::new(), spec, fields, body: Body::Memory(body.to_vec()), accepted, trigger };
+    let manner = Manner { minor, head_only, keep, origin };
+    Some((Asked { call, manner, door, method, timed, read: accepted }, head.len + len))
+}
+
+impl Sleeper for Waiting {
+    fn call(&self) -> &Call {
+        &self.asked.call
+    }
+
+    fn wake(mut self: Box<Self>, turn: Turn) -> Box<dyn Woken> {
+        self.turn = Some(turn);
+        self
+    }
+
+    fn watch(&self, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
+        let guard = Poller::watch(&self.shared.poller, self.conn.id, &self.conn.sock, self.asked.manner.minor >= 1, gone)?;
+        Some(Box::new(guard))
+    }
+}
+
+impl Woken for Waiting {
+    fn go_on(self: Box<Self>) {
+        let Some(workers) = self.shared.workers() else { return };
+        // With a container in its hands it must not stand behind calls that wait for one.
+        let given = match &self.turn {
+            Some(turn) if turn.holds_container() => workers.give_at_once(Job::Woken(self)),
+            _ => workers.give(Job::Woken(self)),
+        };
+        if let Err(Full(job)) = given {
+            EDGE.refused_connections.add(1);
+            super::poll::refuse(job.sock());
+        }
+    }
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").field("conn", &self.conn).field("asked", &self.asked).field("turn", &self.turn).finish_non_exhaustive()
+    }
+}
