@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Hot, HotConfig, LogOptions};
+use super::{Hot, HotConfig, LogOptions, Sleeper, Turn};
 use crate::agent::Agent;
-use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, Exit, LaunchError, Objection, WatchGuard};
+use crate::call::{AnswerHead, Body, Call, CallError, Caller, ClientGone, Exit, LaunchError, Objection, WatchGuard, Woken};
 use crate::config::Raw;
 use crate::driver::{ContainerSpec, Driver, DriverError, ExitSink, Instance, StartBudget};
 use crate::model::{FnSpec, Id, SlotKey};
@@ -420,6 +420,53 @@ impl Caller for Client {
     }
 }
 
+/// A call that waits without a thread; its caller hears of its turn.
+struct Dozing {
+    call: Call,
+    turn: Option<Turn>,
+    turns: crossbeam_channel::Sender<Dozing>,
+}
+
+impl Sleeper for Dozing {
+    fn call(&self) -> &Call {
+        &self.call
+    }
+
+    fn wake(mut self: Box<Self>, turn: Turn) -> Box<dyn Woken> {
+        self.turn = Some(turn);
+        self
+    }
+
+    fn watch(&self, _: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
+        None
+    }
+}
+
+impl Woken for Dozing {
+    fn go_on(self: Box<Self>) {
+        let turns = self.turns.clone();
+        turns.send(*self).expect("its caller waits");
+    }
+}
+
+/// Runs the call: without a thread until its turn where a line stands.
+fn submit(agent: &Agent, call: Call, client: &mut Client) -> Result<(), CallError> {
+    if !agent.has_line(&call.spec) {
+        return agent.submit(&call, client, None);
+    }
+    let (turns, turn) = crossbeam_channel::bounded(1);
+    match agent.line_up(Box::new(Dozing { call, turn: None, turns })) {
+        Ok(()) => {
+            let Dozing { call, turn, .. } = turn.recv_timeout(Duration::from_secs(20)).expect("its turn comes");
+            agent.submit(&call, client, turn)
+        }
+        Err(back) => {
+            let back: Box<dyn std::any::Any> = back;
+            agent.submit(&back.downcast::<Dozing>().expect("the same").call, client, None)
+        }
+    }
+}
+
 const CALLERS: usize = 8;
 const CALLS: usize = 3;
 const MIB: u64 = 64;
@@ -499,7 +546,7 @@ fn scenario(images: &[&str], driver: Arc<dyn Driver>, inner: &InProcess, stop_af
                     let spec = functions[caller % functions.len()].clone();
                     let call = Call { id: Id::new(), spec, fields: Vec::new(), body: Body::Memory(body.clone()), accepted: Instant::now(), trigger: None };
                     let mut client = Client::default();
-                    let result = agent.submit(&call, &mut client, None);
+                    let result = submit(agent, call, &mut client);
                     match result {
                         Ok(()) => assert!(client.begun == 1 && client.ended == 1 && client.body == body, "an answer of its own, once: {client:?}"),
                         Err(CallError::Broken { .. }) => assert!(client.begun == 1 && client.ended == 0, "{client:?}"),

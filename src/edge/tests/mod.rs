@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Calls, Directory, Edge, Miss, Route};
 use crate::call::{AnswerHead, Body, Call, CallError, Caller, DetachError, Detached};
-use crate::calls::{Follow, FollowError};
+use crate::calls::{Follow, FollowError, Turn};
 use crate::config::{Config, Raw};
 use crate::model::{FnSpec, Id, SlotKey};
 

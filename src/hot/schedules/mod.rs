@@ -15,17 +15,21 @@ use shuttle::thread;
 use slots::{Acquired, Offered, Slots, Waited};
 use sync::Mutex;
 
-type Table = Slots<u32, &'static str>;
+type Table = Slots<u32, &'static str, u32>;
 
-fn finish(table: &Mutex<Table>, container: u32) {
+/// Gives the container on. `Some`: to one who slept, and goes on in this thread.
+fn finish(table: &Mutex<Table>, container: u32) -> Option<(u32, u32)> {
     let offered = {
         let mut table = table.lock();
         table.busy -= 1;
         table.offer(container, Instant::now())
     };
-    if let Offered::Handed(ticket) = offered {
-        ticket.notify();
+    match offered {
+        Offered::Handed(ticket) => ticket.notify(),
+        Offered::Woken(sleeper, container) => return Some((sleeper, container)),
+        Offered::Kept => {}
     }
+    None
 }
 
 /// One call as `queue.rs` runs it. `patient` callers wait for ever; the others
@@ -69,7 +73,7 @@ fn scenario(containers: u32, callers: usize, impatient: usize, calls: usize) {
                         assert!(!flag.swap(true, shuttle::sync::atomic::Ordering::SeqCst), "handed out twice");
                         thread::yield_now();
                         flag.store(false, shuttle::sync::atomic::Ordering::SeqCst);
-                        finish(&table, container);
+                        assert!(finish(&table, container).is_none(), "nobody sleeps here");
                     }
                 }
             })
@@ -91,6 +95,62 @@ fn no_lost_wake_up_and_no_double_hand_off() {
 #[test]
 fn giving_up_and_being_served_at_once() {
     shuttle::check_random(|| scenario(1, 4, 2, 2), 1000);
+}
+
+/// Callers lay their calls into the line where one stands and go; each is
+/// carried out once, by whoever has a container for it, or is taken out again.
+fn asleep(containers: u32, callers: u32, leavers: usize) {
+    let table = Arc::new(Mutex::new(Table::default()));
+    for container in 0..containers {
+        table.lock().offer(container, Instant::now());
+    }
+    let carried_out = Arc::new(Mutex::new(Vec::new()));
+    let threads: Vec<_> = (0..callers)
+        .map(|caller| {
+            let (table, carried_out) = (table.clone(), carried_out.clone());
+            thread::spawn(move || {
+                let container = {
+                    let mut table = table.lock();
+                    match table.line_up(caller, Instant::now(), None) {
+                        Ok(()) => None,
+                        Err(_) => match table.acquire(Instant::now()) {
+                            Acquired::Got { item, .. } => Some(item),
+                            Acquired::Wait(_) => panic!("one stood idle under the same lock"),
+                        },
+                    }
+                };
+                let mut turn = container.map(|container| (caller, container));
+                while let Some((call, container)) = turn {
+                    carried_out.lock().push(call);
+                    thread::yield_now();
+                    turn = finish(&table, container);
+                }
+            })
+        })
+        .collect();
+    let left: Vec<_> = (0..leavers)
+        .map(|key| {
+            let (table, carried_out) = (table.clone(), carried_out.clone());
+            thread::spawn(move || {
+                let gone = table.lock().leave(key as u64);
+                carried_out.lock().extend(gone);
+            })
+        })
+        .collect();
+    for t in threads.into_iter().chain(left) {
+        t.join().expect("no panic");
+    }
+    let mut calls = carried_out.lock().clone();
+    calls.sort_unstable();
+    assert_eq!(calls, (0..callers).collect::<Vec<_>>(), "each once");
+    let table = table.lock();
+    assert_eq!((table.busy, table.waiting(), table.idle().len()), (0, 0, containers as usize));
+}
+
+#[test]
+fn who_sleeps_is_carried_out_once() {
+    shuttle::check_random(|| asleep(1, 4, 0), 500);
+    shuttle::check_random(|| asleep(2, 5, 2), 1000);
 }
 
 /// The tests above can fail: without the notify a schedule must deadlock.
