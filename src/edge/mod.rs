@@ -28,6 +28,7 @@ mod asleep;
 mod body;
 mod conn;
 mod cors;
+mod exchange;
 mod fields;
 mod follow;
 mod forward;
@@ -68,7 +69,7 @@ use body::BodyLimits;
 use conn::{Conn, Limits, Scratch, Shared};
 use cors::Cors;
 use forward::Forwarder;
-use poll::{Loop, PollLimits, Poller, Serve};
+use poll::{Loop, PollLimits, Poller, Serve, Served};
 use sock::Sock;
 
 /// After an answer a worker waits this long for the next request of the same
@@ -339,22 +340,22 @@ impl Job {
 struct ToWorkers(Arc<Shared>, Arc<Workers<Job, Scratch>>);
 
 impl Serve for ToWorkers {
-    fn serve(&self, conn: Conn) -> Result<(), Arc<Sock>> {
+    fn serve(&self, conn: Conn) -> Result<Served, Arc<Sock>> {
         let ToWorkers(shared, workers) = self;
         let conn = if shared.calls.is_crowded() && !shared.poller.draining() {
             // A bug in there may cost this connection, not the listener.
             match catch_unwind(AssertUnwindSafe(|| try_lie_down(shared, conn))) {
                 Ok(Some(conn)) => conn,
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(Served::LinedUp),
                 Err(_) => {
                     log::error!("a request panicked; its connection is closed");
-                    return Ok(());
+                    return Ok(Served::Taken);
                 }
             }
         } else {
             conn
         };
-        workers.give(Job::Conn(conn)).map_err(|Full(job)| Arc::clone(job.sock()))
+        workers.give(Job::Conn(conn)).map(|()| Served::Taken).map_err(|Full(job)| Arc::clone(job.sock()))
     }
 }
 

@@ -22,6 +22,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use rustix::thread::nanosleep;
 
 use super::conn::{Conn, Pulled};
 use super::sock::Sock;
@@ -43,6 +44,16 @@ const CARRIED_MAX: usize = 64 << 20;
 
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 73\r\nRetry-After: 15\r\nConnection: close\r\n\r\n{\"message\":\"Timed out - server too busy: too many connections are open\"}\n";
 const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 70\r\nConnection: close\r\n\r\n{\"message\":\"the request's head did not arrive within the time limit\"}\n";
+
+/// Calls that go into a line are in no hurry to get there: read together, they
+/// cost one waking of this thread. Longer than a wake-up takes, shorter than
+/// any line worth the name.
+const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
+
+fn gather() {
+    // Cut short, it is as good.
+    let _ = nanosleep(&GATHER);
+}
 
 /// Why a connection is parked: decides what its deadline means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +124,16 @@ pub(super) struct Poller {
 /// What the thread does with a connection that has something to read; says
 /// no (by giving its socket back) when no thread is to be had.
 pub(super) trait Serve: Send {
-    fn serve(&self, conn: Conn) -> Result<(), Arc<Sock>>;
+    fn serve(&self, conn: Conn) -> Result<Served, Arc<Sock>>;
+}
+
+/// What came of a connection that had something to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Served {
+    /// A thread has it, or it is closed, or it waits here for more.
+    Taken,
+    /// Its call waits in line for a container.
+    LinedUp,
 }
 
 /// 503 to a client whom nobody can serve now.
@@ -311,14 +331,22 @@ impl<S: Serve> Loop<S> {
             if let Some(listener) = &listener {
                 retry_at = poller.accept_if_due(listener, &events, retry_at);
             }
+            let mut all_lined_up = !events.is_empty();
             for event in events.drain(..) {
-                match event.data.u64() {
-                    LISTENER => {}
-                    BELL => poller.silence(),
+                let served = match event.data.u64() {
+                    LISTENER => Served::Taken,
+                    BELL => {
+                        poller.silence();
+                        Served::Taken
+                    }
                     id => poller.happened(id, event.flags, &server),
-                }
+                };
+                all_lined_up &= served == Served::LinedUp;
             }
             poller.expire(Instant::now());
+            if all_lined_up {
+                gather();
+            }
         }
         if let Some(listener) = listener {
             poller.accept_rest(&listener);
@@ -434,17 +462,17 @@ impl Poller {
         self.park(conn, Parking::Idle, deadline);
     }
 
-    fn happened(&self, id: u64, flags: EventFlags, server: &impl Serve) {
+    fn happened(&self, id: u64, flags: EventFlags, server: &impl Serve) -> Served {
         let mut table = self.table.lock();
         if let Some(parked) = table.unpark(id, &self.carried) {
             drop(table);
             // A thousand clients that leave must not wake a thousand threads.
             if flags.intersects(EventFlags::HUP | EventFlags::ERR) || (flags.contains(EventFlags::RDHUP) && parked.conn.sock.ended()) {
-                return;
+                return Served::Taken;
             }
             return self.readable(parked, server);
         }
-        let Some(watch) = table.watches.get_mut(&id) else { return };
+        let Some(watch) = table.watches.get_mut(&id) else { return Served::Taken };
         if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
             let watch = table.watches.remove(&id);
             if let Some(at) = watch.as_ref().and_then(|w| w.probe_at) {
@@ -464,10 +492,11 @@ impl Poller {
                 table.timers.insert((at, id));
             }
         }
+        Served::Taken
     }
 
     /// A parked connection has something to read.
-    fn readable(&self, mut parked: Parked, server: &impl Serve) {
+    fn readable(&self, mut parked: Parked, server: &impl Serve) -> Served {
         // A client that was answered before is taken to send whole heads.
         let pulled = match parked.why {
             Parking::Idle if !parked.conn.is_fresh() => Pulled::Serve,
@@ -477,13 +506,15 @@ impl Poller {
             Pulled::Wait { since } => self.park(parked.conn, Parking::Head, since + self.limits.head_time),
             Pulled::Nothing => self.park(parked.conn, parked.why, parked.deadline),
             Pulled::Close => {}
-            Pulled::Serve => {
-                if let Err(sock) = server.serve(parked.conn) {
+            Pulled::Serve => match server.serve(parked.conn) {
+                Ok(served) => return served,
+                Err(sock) => {
                     EDGE.refused_connections.add(1);
                     refuse(&sock);
                 }
-            }
+            },
         }
+        Served::Taken
     }
 
     /// Does what is due by `now`.

@@ -14,7 +14,7 @@ use super::Shared;
 use super::container::Container;
 use super::lease::Lease;
 use super::queue::{SlotQueue, WATCH_AFTER};
-use crate::call::{Call, CallError, Woken, WatchGuard};
+use crate::call::{Call, CallError, WatchGuard, Woken};
 use crate::metrics::CALLS;
 use crate::pool::Session;
 

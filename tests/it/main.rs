@@ -11,6 +11,7 @@
 mod harness;
 
 mod api;
+mod asleep;
 mod call_logs;
 mod callbacks;
 mod clients;

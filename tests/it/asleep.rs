@@ -1,0 +1,156 @@
+//! Calls that wait without a thread: they cost none, keep their order, their
+//! answers, their time limit, and their client's right to leave.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Server, http, threads, together};
+
+/// Room for one container of 64 MiB.
+const ONE: (&str, &str) = ("FN_MAX_TOTAL_MEMORY_BYTES", "104857600");
+
+/// A server whose one container works until the returned stream is answered.
+fn held(env: &[(&str, &str)], hold_ms: &str) -> Option<(Server, String, TcpStream)> {
+    let server = Server::start(env)?;
+    let echo = server.function("echo", "echo", json!({}));
+    crate::harness::wait_until("a container", 20, || (server.call(&echo, &[], b"").status == 200).then_some(()));
+    let running = server.begin_call(&echo, &[("X-Sleep-Ms", hold_ms)]);
+    server.await_queue(&echo, "busy", 1);
+    Some((server, echo, running))
+}
+
+fn workers(server: &Server) -> usize {
+    threads(server.pid()).iter().filter(|name| name.strip_prefix("edge-").is_some_and(|n| n.parse::<u32>().is_ok())).count()
+}
+
+#[test]
+fn waiting_callers_cost_no_threads_and_keep_their_order() {
+    let Some((server, echo, mut running)) = held(&[ONE], "4000") else { return };
+    let mut line = Vec::new();
+    for n in 1..=200u64 {
+        line.push(server.begin_call(&echo, &[]));
+        if n <= 3 {
+            // The first are let in one by one, to see their order.
+            server.await_queue(&echo, "waiting", n);
+        }
+    }
+    server.await_queue(&echo, "waiting", 200);
+    let busy = workers(&server);
+    assert!(busy < 20, "{busy} threads for 200 waiting callers: {:?}", threads(server.pid()));
+    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    let mut counts: Vec<u64> = Vec::new();
+    for mut stream in line {
+        let answer = http::finish(&mut stream).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        counts.push(answer.field("X-Count").and_then(|n| n.parse().ok()).expect("a count"));
+    }
+    assert!(counts[..3].is_sorted(), "in the order of their coming: {counts:?}");
+    counts.sort_unstable();
+    let first = counts[0];
+    assert_eq!(counts, (first..first + 200).collect::<Vec<_>>(), "each ran once");
+    server.stop();
+}
+
+#[test]
+fn a_wait_has_an_end() {
+    let Some((server, echo, mut running)) = held(&[ONE, ("HOB_MAX_WAIT_MSECS", "400")], "2500") else { return };
+    let begun = Instant::now();
+    let mut line: Vec<_> = (0..8).map(|_| server.begin_call(&echo, &[])).collect();
+    for stream in &mut line {
+        let answer = http::finish(stream).expect("an answer");
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.message().contains("HOB_MAX_WAIT_MSECS"), "{}", answer.message());
+        assert!(answer.field("Retry-After").is_some(), "{answer:?}");
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    server.good_call(&echo, &[], b"");
+    assert_eq!(server.queue(&echo, "waiting"), 0);
+    server.stop();
+}
+
+#[test]
+fn who_leaves_is_not_served() {
+    let Some((server, echo, mut running)) = held(&[ONE], "3000") else { return };
+    let mut line: Vec<_> = (1..=6)
+        .map(|n| {
+            let stream = server.begin_call(&echo, &[]);
+            server.await_queue(&echo, "waiting", n);
+            Some(stream)
+        })
+        .collect();
+    for gone in [1, 3, 4] {
+        line[gone] = None;
+    }
+    // Found by the launcher's look and a probe.
+    server.await_queue(&echo, "waiting", 3);
+    let last: u64 = http::finish(&mut running).expect("an answer").field("X-Count").and_then(|n| n.parse().ok()).expect("a count");
+    let counts: Vec<u64> = line
+        .into_iter()
+        .flatten()
+        .map(|mut stream| http::finish(&mut stream).expect("an answer").field("X-Count").and_then(|n| n.parse().ok()).expect("a count"))
+        .collect();
+    assert_eq!(counts, [last + 1, last + 2, last + 3], "the others, in their order, and nobody else");
+    server.stop();
+}
+
+#[test]
+fn at_the_stop_who_waits_is_told() {
+    let Some((mut server, echo, mut running)) = held(&[ONE], "2000") else { return };
+    let mut line: Vec<_> = (0..20).map(|_| server.begin_call(&echo, &[])).collect();
+    server.await_queue(&echo, "waiting", 20);
+    server.signal(Signal::TERM);
+    for stream in &mut line {
+        let answer = http::finish(stream).expect("an answer");
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    assert_eq!(http::finish(&mut running).expect("what runs is answered").status, 200);
+    assert_eq!(server.wait(20), Some(0));
+}
+
+/// Kept-alive clients whose requests come two at a time, bodies of three
+/// sizes, more callers than containers: each gets its own answers in order.
+#[test]
+fn answers_find_their_callers() {
+    let Some(server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "146800640")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    server.good_call(&echo, &[], b"");
+    let address = server.address;
+    together(48, |caller| {
+        let mut stream = TcpStream::connect(address).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        for round in 0..12 {
+            let pair = [format!("first of {caller}/{round}"), "x".repeat([3, 1500, 20_000][round % 3]) + &format!(" second of {caller}/{round}")];
+            let sent: Vec<u8> = pair.iter().flat_map(|body| request(&echo, body)).collect();
+            stream.write_all(&sent).expect("sent");
+            for body in &pair {
+                assert_eq!(&answer(&mut stream), body, "caller {caller}, round {round}");
+            }
+        }
+    });
+    server.stop();
+}
+
+fn request(function: &str, body: &str) -> Vec<u8> {
+    format!("POST /invoke/{function} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// One answer of known length; what follows it stays unread.
+fn answer(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0u8];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).expect("more of the head");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("text");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned)).expect("a length");
+    let mut body = vec![0; length.parse().expect("a number")];
+    stream.read_exact(&mut body).expect("the body");
+    String::from_utf8(body).expect("text")
+}
