@@ -14,6 +14,14 @@ use crate::http1::{BodyFraming, parse_request};
 use crate::metrics::EDGE;
 use crate::pool::Full;
 
+/// The largest body that waits without a thread: what waits is then bounded by
+/// the length of the lines, what is larger by the number of threads.
+const BODY_MAX: u64 = 16 * 1024;
+
+pub(super) fn may_sleep(body: &Body) -> bool {
+    matches!(body, Body::Memory(_)) && body.len() <= BODY_MAX
+}
+
 /// A call and everything its answer needs.
 pub(super) struct Waiting {
     pub(super) conn: Conn,

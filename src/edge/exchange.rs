@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::answer::{ClientSide, Door, Outcome};
-use super::asleep::{Asked, Manner, Waiting, lie_down};
+use super::asleep::{Asked, Manner, Waiting, lie_down, may_sleep};
 use super::body::{BodyError, Source};
 use super::conn::{After, Conn, Done, Scratch, Shared, linger_and_close};
 use super::follow;
@@ -84,7 +84,7 @@ fn reply<'a>(shared: &'a Shared, sock: &'a Sock, out: &'a mut Vec<u8>, date: &'a
 /// Where callers of the function stand in line the call joins them and leaves
 /// this thread; else it runs.
 fn call_or_sleep(shared: &Arc<Shared>, mut conn: Conn, asked: Asked, scratch: &mut Scratch) -> Done {
-    if !shared.calls.has_line(&asked.call.spec) {
+    if !may_sleep(&asked.call.body) || !shared.calls.has_line(&asked.call.spec) {
         return run(shared, conn, asked, None, scratch);
     }
     conn.carry.append(&mut scratch.inbuf);

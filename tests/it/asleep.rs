@@ -124,7 +124,7 @@ fn answers_find_their_callers() {
         let mut stream = TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
         for round in 0..12 {
-            let pair = [format!("first of {caller}/{round}"), "x".repeat([3, 1500, 20_000][round % 3]) + &format!(" second of {caller}/{round}")];
+            let pair = [format!("first of {caller}/{round}"), "x".repeat([3, 9_000, 20_000][round % 3]) + &format!(" second of {caller}/{round}")];
             let sent: Vec<u8> = pair.iter().flat_map(|body| request(&echo, body)).collect();
             stream.write_all(&sent).expect("sent");
             for body in &pair {
