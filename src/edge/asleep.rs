@@ -100,6 +100,8 @@ fn read_call(shared: &Shared, bytes: &[u8]) -> Option<(Asked, usize)> {
     if !shared.calls.has_line(&spec) {
         return None;
     }
+    // A panic here is one in a handler; nothing else can come of it.
+    let _ = crate::fault::at("edge.request");
     let call = Call { id: crate::model::Id::new(), spec, fields, body: Body::Memory(body.to_vec()), accepted, trigger };
     let manner = Manner { minor, head_only, keep, origin };
     Some((Asked { call, manner, door, method, timed, read: accepted }, head.len + len))

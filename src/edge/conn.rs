@@ -231,17 +231,21 @@ pub(super) fn serve(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, press
         match catch_unwind(AssertUnwindSafe(|| serve_one(shared, one, scratch, pressure))) {
             Ok(next) => job = next.map(Job::Woken),
             Err(panic) => {
-                if !sock.is_answering() {
-                    sock.send_now(BUG);
-                    sock.finish_sending();
-                } else {
-                    sock.make_close_abrupt();
-                }
+                after_panic(&sock);
                 drop(sock);
                 resume_unwind(panic);
             }
         }
     }
+}
+
+/// What the client of a request gets whose handler panicked.
+pub(super) fn after_panic(sock: &Sock) {
+    if sock.is_answering() {
+        return sock.make_close_abrupt();
+    }
+    sock.send_now(BUG);
+    sock.finish_sending();
 }
 
 fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) -> Option<Box<Waiting>> {

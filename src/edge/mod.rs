@@ -343,12 +343,14 @@ impl Serve for ToWorkers {
     fn serve(&self, conn: Conn) -> Result<Served, Arc<Sock>> {
         let ToWorkers(shared, workers) = self;
         let conn = if shared.calls.is_crowded() && !shared.poller.draining() {
+            let sock = Arc::clone(&conn.sock);
             // A bug in there may cost this connection, not the listener.
             match catch_unwind(AssertUnwindSafe(|| try_lie_down(shared, conn))) {
                 Ok(Some(conn)) => conn,
                 Ok(None) => return Ok(Served::LinedUp),
                 Err(_) => {
                     log::error!("a request panicked; its connection is closed");
+                    conn::after_panic(&sock);
                     return Ok(Served::Taken);
                 }
             }
