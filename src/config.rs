@@ -82,6 +82,7 @@ settings! {
     HOB_SERVER_TIMING Kind::Switch, "false", "every call's answer says in Server-Timing where its time went; else those asked with Fn-Timing: 1";
     HOB_CALL_RECORDS Kind::Choice(&["none", "errors", "all"]), "errors", "calls that are written down; detached ones always are";
     HOB_CALLS_PER_FN Kind::Count, "10000", "records kept of each function";
+    HOB_CALLS_TOTAL Kind::Count, "1000000", "records kept of all functions together: those with the most give first";
     HOB_CALLS_MAX_AGE_SECS Kind::Count, "604800", "records, dead detached calls and idempotency keys are forgotten after this";
     HOB_ANSWERS_MAX_AGE_SECS Kind::Count, "86400", "answers of detached calls are forgotten after this";
     HOB_CALL_USAGE Kind::Switch, "false", "records of synchronous calls tell the CPU time and the most memory of each too, where the cgroup does: some microseconds a call; detached ones always do";

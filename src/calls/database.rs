@@ -54,7 +54,15 @@ const THIRD: &str = "
     ALTER TABLE calls ADD COLUMN cpu_us int;
     ALTER TABLE calls ADD COLUMN memory_peak int;
 ";
-const VERSION: i64 = 3;
+/// What version 4 added: good records are packed from then on. Those that have
+/// rows keep them until they are forgotten.
+const FOURTH: &str = "
+    CREATE TABLE packs (
+        id integer PRIMARY KEY, fn_id text NOT NULL, app_id text NOT NULL, first text NOT NULL, last text NOT NULL,
+        oldest int NOT NULL, newest int NOT NULL, count int NOT NULL, data blob NOT NULL);
+    CREATE INDEX packs_fn ON packs (fn_id, last, newest, count);
+";
+const VERSION: i64 = 4;
 
 const RUNS_AGAIN: &str = "UPDATE calls SET status = 0 WHERE status = 1 AND (fn_id, id) IN (SELECT fn_id, id FROM queue WHERE dead = 0 AND attempts > 0)";
 
@@ -62,7 +70,7 @@ const RUNS_AGAIN: &str = "UPDATE calls SET status = 0 WHERE status = 1 AND (fn_i
 /// the file in memory anyway.
 const CACHE: &str = "PRAGMA cache_size=-512";
 
-const COLUMNS: &str = "fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, \
+pub(super) const COLUMNS: &str = "fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, \
      response_bytes, container, error, trigger_id, start_us, boot_us, thaw_us, dispatch_us, function_us, cpu_us, memory_peak";
 
 /// One for each column.
@@ -104,18 +112,6 @@ pub(super) struct Callback {
     pub(super) due: Timestamp,
     /// Tries made.
     pub(super) tries: u32,
-}
-
-/// What a list is to show.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only older ids than this.
-    pub before: Option<Id>,
-    /// Created after and before these, exclusive.
-    pub from: Option<Timestamp>,
-    pub to: Option<Timestamp>,
-    pub status: Option<Status>,
-    pub limit: usize,
 }
 
 #[derive(Debug)]
@@ -180,6 +176,9 @@ impl Database {
         }
         if found < 3 {
             transaction.execute_batch(THIRD)?;
+        }
+        if found < 4 {
+            transaction.execute_batch(FOURTH)?;
         }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()
@@ -295,35 +294,11 @@ impl Database {
         })
     }
 
-    pub(super) fn record(&self, fn_id: &Id, call: &Id) -> Result<Option<Record>, LedgerError> {
-        self.read(|c| {
-            let sql = format!("SELECT {COLUMNS} FROM calls WHERE fn_id = ?1 AND id = ?2");
-            c.prepare_cached(&sql)?.query_row([fn_id.as_str(), call.as_str()], record).optional()
-        })
-    }
-
     pub(super) fn answer(&self, call: &Id) -> Result<Option<Kept>, LedgerError> {
         self.read(|c| {
             c.prepare_cached("SELECT fields, body, cut FROM answers WHERE id = ?1")?
                 .query_row([call.as_str()], |row| Ok(Kept { fields: row.get(0)?, body: row.get(1)?, cut: row.get(2)? }))
                 .optional()
-        })
-    }
-
-    /// A function's calls, newest first.
-    pub(super) fn list(&self, fn_id: &Id, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
-        self.read(|c| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM calls WHERE fn_id = ?1 AND id < ?2 AND created > ?3 AND created < ?4 AND (?5 < 0 OR status = ?5) ORDER BY id DESC LIMIT ?6"
-            );
-            // Ids begin with the time they were made: the range of ids bounds the scan.
-            let before = filter.before.map_or_else(|| "~".to_owned(), |id| id.to_string());
-            let (from, to) = (filter.from.map_or(i64::MIN, |t| t.0), filter.to.map_or(i64::MAX, |t| t.0));
-            let status = filter.status.map_or(-1, |s| s as i64);
-            let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-            let mut statement = c.prepare_cached(&sql)?;
-            let rows = statement.query_map(params![fn_id.as_str(), before, from, to, status, limit], record)?;
-            rows.collect()
         })
     }
 
@@ -336,24 +311,6 @@ impl Database {
                 Ok(Callback { id: id(row, 0)?, fn_id: id(row, 1)?, url: row.get(2)?, ended, due, tries: row.get(5)? })
             })?;
             rows.collect()
-        })
-    }
-
-    /// Functions that have records.
-    pub(super) fn functions(&self) -> Result<Vec<Id>, LedgerError> {
-        self.read(|c| {
-            let mut found = Vec::new();
-            let mut after = String::new();
-            // One seek a function, however many records it has.
-            while let Some(next) = c
-                .prepare_cached("SELECT fn_id FROM calls WHERE fn_id > ?1 ORDER BY fn_id LIMIT 1")?
-                .query_row([&after], |row| row.get::<_, String>(0))
-                .optional()?
-            {
-                found.extend(Id::from_str(&next));
-                after = next;
-            }
-            Ok(found)
         })
     }
 
@@ -548,42 +505,6 @@ impl Changes<'_> {
         Ok(true)
     }
 
-    /// Forgets a function's records beyond its newest `keep` and those that ended
-    /// before `oldest`, at most `most` of each, with the answers and the bodies of
-    /// dead calls that belong to them. Waiting calls stay, and those whose end is
-    /// still to be told.
-    pub(super) fn forget(&self, fn_id: &Id, keep: u64, oldest: Timestamp, most: u32) -> rusqlite::Result<usize> {
-        let bounded = |condition: &str| {
-            format!(
-                "DELETE FROM calls WHERE fn_id = ?1 AND id IN (SELECT id FROM calls WHERE fn_id = ?1 AND status >= {} AND {condition} \
-                 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = calls.id) ORDER BY id LIMIT {most}) RETURNING id, detached",
-                Status::Success as i64
-            )
-        };
-        let aged = self.forget_some(&bounded("coalesce(completed, created) < ?2"), params![fn_id.as_str(), oldest.0])?;
-        let edge: Option<String> = self
-            .connection
-            .prepare_cached("SELECT id FROM calls WHERE fn_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
-            .query_row(params![fn_id.as_str(), i64::try_from(keep).unwrap_or(i64::MAX)], |row| row.get(0))
-            .optional()?;
-        let surplus = match edge {
-            Some(edge) => self.forget_some(&bounded("id <= ?2"), params![fn_id.as_str(), edge])?,
-            None => 0,
-        };
-        Ok(aged + surplus)
-    }
-
-    /// Deletes as `sql` says, and what belongs to the calls it gives.
-    fn forget_some(&self, sql: &str, of: impl rusqlite::Params) -> rusqlite::Result<usize> {
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let gone: Vec<(String, bool)> = statement.query_map(of, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-        for (id, _) in gone.iter().filter(|(_, detached)| *detached) {
-            self.connection.prepare_cached("DELETE FROM answers WHERE id = ?1")?.execute([id])?;
-            self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1 AND dead = 1")?.execute([id])?;
-        }
-        Ok(gone.len())
-    }
-
     /// Old answers, and keys and dead calls older than `oldest`; a call that
     /// waits has its key still.
     pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp) -> rusqlite::Result<usize> {
@@ -597,14 +518,14 @@ impl Changes<'_> {
     /// Everything about a function that is no more.
     pub(super) fn forget_function(&self, fn_id: &Id) -> rusqlite::Result<()> {
         self.connection.execute("DELETE FROM answers WHERE id IN (SELECT id FROM calls WHERE fn_id = ?1 AND detached)", [fn_id.as_str()])?;
-        for table in ["queue", "keys", "calls", "callbacks"] {
+        for table in ["queue", "keys", "calls", "packs", "callbacks"] {
             self.connection.execute(&format!("DELETE FROM {table} WHERE fn_id = ?1"), [fn_id.as_str()])?;
         }
         Ok(())
     }
 }
 
-fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
+pub(super) fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
     let text: String = row.get(column)?;
     Id::from_str(&text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
 }
@@ -618,7 +539,7 @@ fn maybe_count(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(|n| u64::try_from(n).unwrap_or(0)))
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let start: String = row.get(9)?;
     let count = |column| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
     Ok(Record {

@@ -50,7 +50,7 @@ impl Front {
         let mut beside = Beside { caller, tally: Tally::default(), metered: self.ledger.shared.settings.usage };
         let result = self.agent.submit(call, &mut beside, turn);
         if keep == Keep::All || result.is_err() {
-            self.ledger.note(beside.tally.record(call, &result, Timestamp::now()));
+            self.ledger.note_of(result.is_ok(), || beside.tally.record(call, &result, Timestamp::now()));
         }
         result
     }

@@ -86,10 +86,13 @@ impl LogSink for Shared {
             LEDGER.logs_dropped.add(1);
             return;
         }
+        let first = pending.logs.is_empty();
         pending.bytes += log.text.len();
         pending.logs.push(log.clone());
         drop(pending);
-        let _ = self.bell.try_send(());
+        if first {
+            let _ = self.bell.try_send(());
+        }
     }
 }
 
@@ -98,6 +101,10 @@ impl Shared {
     /// both was written in between.
     pub(super) fn waiting_logs(&self, wanted: impl Fn(&Log) -> bool) -> Vec<Arc<Log>> {
         self.logs.lock().logs.iter().filter(|log| wanted(log)).cloned().collect()
+    }
+
+    pub(super) fn has_logs(&self) -> bool {
+        !self.logs.lock().logs.is_empty()
     }
 
     pub(super) fn take_logs(&self) -> Vec<Arc<Log>> {
@@ -119,6 +126,15 @@ impl Ledger {
 
     /// The same of logs that were finished before `until`.
     pub(super) fn printed_until(&self, fn_id: &Id, id: &Id, until: Instant) -> Result<(Option<Record>, Option<Printed>), LedgerError> {
+        let found = self.printed_so_far(fn_id, id, until)?;
+        if found.0.is_some() {
+            return Ok(found);
+        }
+        self.freshen();
+        self.printed_so_far(fn_id, id, until)
+    }
+
+    fn printed_so_far(&self, fn_id: &Id, id: &Id, until: Instant) -> Result<(Option<Record>, Option<Printed>), LedgerError> {
         let waiting = self.shared.waiting_logs(|log| log.fn_id == *fn_id && log.call.as_ref() == Some(id) && log.done <= until);
         self.readers.with(|r| {
             let (record, mut own) = (r.record(fn_id, id)?, r.printed_by_call(fn_id, id)?);

@@ -8,7 +8,7 @@
 //! not: know routes or containers, slow a synchronous call down.
 //!
 //! ```text
-//! synchronous   edge → Front::submit → agent      record → ring ──┐ every 200 ms
+//! synchronous   edge → Front::submit → agent      record → ring ──┐ by the second
 //! detached      edge → Front::detach ── job, waits for the commit ─┼─► calls-writer → calls.db
 //!               detached-N: take → begin → agent → ended ──────────┘
 //! ```
@@ -24,7 +24,11 @@ mod database;
 mod fault_tests;
 mod follow;
 mod front;
+mod history;
+#[cfg(test)]
+mod history_tests;
 mod logbook;
+mod packs;
 mod readers;
 mod ready;
 mod record;
@@ -62,9 +66,10 @@ use ready::Ready;
 use writer::Job;
 
 pub use callbacks::{Callbacks, check_url};
-pub use database::{Filter, LedgerError};
+pub use database::LedgerError;
 pub use follow::{Follow, FollowError};
 pub use front::Front;
+pub use history::Filter;
 pub use logbook::Printed;
 pub use record::{Accepted, Kept, Record, Status};
 pub use workers::{Crew, FindSpec};
@@ -78,6 +83,8 @@ const RING: usize = 16 * 1024;
 /// this in 200 ms are sampled, so that writing them down stays a few percent of
 /// their cost whatever the load.
 const RING_OF_GOOD: usize = 512;
+/// A reader waits so long for the records that have gathered to be written.
+const FRESH_WITHIN: Duration = Duration::from_millis(500);
 /// Jobs waiting for the writer at most.
 const JOBS: usize = 1024;
 /// An acceptance that takes longer than this is refused.
@@ -86,9 +93,10 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) struct Shared {
     settings: CallsConfig,
     exists: Exists,
-    ring: Mutex<Vec<Record>>,
+    ring: Mutex<Ring>,
     logs: Mutex<Pending>,
-    /// Rung when the ring has its first record: without a wake-up for each.
+    /// Rung when the ring has its first record, and when it has many: without a
+    /// wake-up for each.
     bell: Sender<()>,
     ready: Mutex<Ready>,
     changed: Condvar,
@@ -103,6 +111,14 @@ pub(crate) struct Shared {
     accepting_bytes: AtomicU64,
     /// Ends that could not be written down are tried again: none begins meanwhile.
     ends_wait: AtomicBool,
+}
+
+/// Records on their way to the writer.
+#[derive(Debug, Default)]
+struct Ring {
+    records: Vec<Record>,
+    /// The writer has taken some and is not done with them.
+    writing: bool,
 }
 
 /// All kept calls.
@@ -186,18 +202,33 @@ impl Ledger {
     /// Leaves a record to be written down soon. Never waits: when too many have
     /// gathered already it is dropped and counted, good ones first.
     pub fn note(&self, record: Record) {
-        let most = if record.status == Status::Success { RING_OF_GOOD } else { RING };
-        let mut ring = self.shared.ring.lock();
-        if ring.len() >= most {
-            drop(ring);
+        self.note_of(record.status == Status::Success, || record);
+    }
+
+    /// The same, of a record that is made only if there is room for it.
+    fn note_of(&self, good: bool, record: impl FnOnce() -> Record) {
+        let most = if good { RING_OF_GOOD } else { RING };
+        if self.shared.ring.lock().records.len() >= most {
             LEDGER.records_dropped.add(1);
             return;
         }
-        let first = ring.is_empty();
-        ring.push(record);
+        let record = record();
+        let mut ring = self.shared.ring.lock();
+        ring.records.push(record);
+        let gathered = ring.records.len();
         drop(ring);
-        if first {
+        if gathered == 1 || gathered == RING_OF_GOOD {
             let _ = self.shared.bell.try_send(());
+        }
+    }
+
+    /// Has what has gathered written down, for somebody who wants to read it.
+    fn freshen(&self) {
+        let ring = self.shared.ring.lock();
+        let unwritten = ring.writing || !ring.records.is_empty();
+        drop(ring);
+        if unwritten && let Err(error) = self.ask_within(FRESH_WITHIN, Job::Freshen) {
+            log::debug!("the newest records cannot be read yet: {error}");
         }
     }
 
@@ -229,6 +260,11 @@ impl Ledger {
     /// # Errors
     /// The database's.
     pub fn record(&self, fn_id: &Id, id: &Id) -> Result<Option<Record>, LedgerError> {
+        let found = self.readers.with(|r| r.record(fn_id, id))?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        self.freshen();
         self.readers.with(|r| r.record(fn_id, id))
     }
 
@@ -237,6 +273,7 @@ impl Ledger {
     /// # Errors
     /// The database's.
     pub fn list(&self, fn_id: &Id, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
+        self.freshen();
         self.readers.with(|r| r.list(fn_id, filter))
     }
 

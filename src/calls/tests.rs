@@ -19,7 +19,7 @@ impl Room {
         Room { path }
     }
 
-    fn open_with(&self, change: impl FnOnce(&mut CallsConfig)) -> Ledger {
+    pub(super) fn open_with(&self, change: impl FnOnce(&mut CallsConfig)) -> Ledger {
         let mut settings = settings();
         change(&mut settings);
         Ledger::open(&self.path.join("calls.db"), settings, Arc::new(|_| true)).expect("opened")
@@ -41,6 +41,7 @@ pub(super) fn settings() -> CallsConfig {
     CallsConfig {
         keep: Keep::All,
         keep_per_function: 1000,
+        keep_in_all: 1000,
         keep_for: day,
         keep_answers: day,
         usage: false,
@@ -237,7 +238,7 @@ fn a_cancelled_call_is_told_of() {
     assert_eq!((ledger.cancel(&fn_id, &without), told()), (Ok(Changed::Yes), 1));
 }
 
-fn record(fn_id: Id, created: Timestamp) -> Record {
+pub(super) fn record(fn_id: Id, created: Timestamp) -> Record {
     Record {
         id: Id::new(),
         app_id: fn_id,
@@ -466,7 +467,7 @@ fn an_older_file_is_brought_up_to_date() {
     let (room, fn_id) = (Room::new(), Id::new());
     let id = room.open().accept(call(fn_id, None)).expect("accepted");
     let old = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
-    old.execute_batch("DROP TABLE logs").expect("dropped");
+    old.execute_batch("DROP TABLE logs; DROP TABLE packs").expect("dropped");
     for column in ["cpu_us", "memory_peak", "trigger_id", "start_us", "boot_us", "thaw_us", "dispatch_us", "function_us"] {
         old.execute_batch(&format!("ALTER TABLE calls DROP COLUMN {column}")).expect("dropped");
     }

@@ -7,18 +7,23 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use super::Shared;
 use super::database::{Changes, Database, Waiting};
+use super::history::level;
 use super::logbook::Usage;
+use super::packs::{fits, packed};
 use super::record::{Accepted, Ended, Record};
+use super::{RING_OF_GOOD, Shared};
 use crate::agent::Log;
 use crate::metrics::LEDGER;
 use crate::model::{Id, Timestamp};
 
 /// Most jobs in one transaction.
 const BATCH: usize = 512;
-/// Records gather for this long.
+/// Between transactions for what nobody waits for, when much of it comes.
 const GATHER: Duration = Duration::from_millis(200);
+/// A few records gather for this long: a transaction costs as much as dozens of
+/// them. Who reads meanwhile has them written first.
+const GATHER_FEW: Duration = Duration::from_secs(1);
 /// Between looks for what is too old.
 const TIDY: Duration = Duration::from_secs(30);
 /// Rows forgotten of a function in one transaction: others wait meanwhile.
@@ -29,8 +34,8 @@ const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 }
 /// What comes back once the job is on disk.
 pub(super) type Done<T> = Sender<Result<T, String>>;
 
-/// What is asked of the writer. All are durable, but for a run's begin: a loss of
-/// power may undo it.
+/// What is asked of the writer. All are durable, but for a run's begin, which a
+/// loss of power may undo, and the last.
 #[derive(Debug)]
 pub(super) enum Job {
     /// Gives the id of the call: its own, or the one accepted with its key.
@@ -52,16 +57,25 @@ pub(super) enum Job {
         again: Option<(Timestamp, u32)>,
         done: Done<()>,
     },
+    /// What has gathered is to be written now; not durable.
+    Freshen(Done<()>),
+}
+
+impl Job {
+    fn is_durable(&self) -> bool {
+        !matches!(self, Job::Begin(..) | Job::Freshen(_))
+    }
 }
 
 /// The writer's life: until the senders are gone, and everything is written.
 pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<Job>>, bell: &Receiver<()>) {
-    let mut records_due: Option<Instant> = None;
+    let mut due: Option<Instant> = None;
+    let mut taken = Instant::now();
     let mut tidy_due = Instant::now() + Duration::from_secs(1);
     let mut unsettled: Vec<Job> = Vec::new();
     let mut usage = usage_of(&database);
     loop {
-        let mut wake = records_due.map_or(tidy_due, |at| at.min(tidy_due));
+        let mut wake = due.map_or(tidy_due, |at| at.min(tidy_due));
         if !unsettled.is_empty() {
             wake = wake.min(Instant::now() + RETRY);
         }
@@ -72,18 +86,22 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
                 Ok(job) => batch.push(*job),
                 Err(_) => ended = true,
             },
-            recv(bell) -> _ => { records_due.get_or_insert_with(|| Instant::now() + GATHER); }
+            recv(bell) -> _ => {
+                let at = due_at(Instant::now(), taken, shared.has_many());
+                due = Some(due.map_or(at, |before| before.min(at)));
+            }
             recv(crossbeam_channel::at(wake)) -> _ => {}
         }
         batch.extend(jobs.try_iter().take(BATCH).map(|job| *job));
-        let gathered = if ended || records_due.is_some_and(|at| Instant::now() >= at) || !batch.is_empty() {
-            records_due = None;
-            Gathered { records: std::mem::take(&mut *shared.ring.lock()), logs: shared.take_logs() }
+        let gathered = if ended || due.is_some_and(|at| Instant::now() >= at) || !batch.is_empty() {
+            (due, taken) = (None, Instant::now());
+            Gathered { records: shared.take_records(), logs: shared.take_logs() }
         } else {
             Gathered::default()
         };
         if !batch.is_empty() || !gathered.is_empty() {
             unsettled = write(shared, &mut database, batch, &gathered, &mut usage);
+            shared.ring.lock().writing = false;
         }
         if ended {
             if !unsettled.is_empty() {
@@ -95,6 +113,24 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
             let more = tidy(shared, &mut database, &mut usage);
             tidy_due = Instant::now() + if more { GATHER } else { TIDY };
         }
+    }
+}
+
+/// When what has gathered is to be written, of which some was `taken` before.
+fn due_at(now: Instant, taken: Instant, many: bool) -> Instant {
+    if many { now.max(taken + GATHER) } else { now + GATHER_FEW }
+}
+
+impl Shared {
+    /// Too much to wait for long: logs are bounded more tightly than records.
+    fn has_many(&self) -> bool {
+        self.has_logs() || self.ring.lock().records.len() >= RING_OF_GOOD
+    }
+
+    fn take_records(&self) -> Vec<Record> {
+        let mut ring = self.ring.lock();
+        ring.writing = !ring.records.is_empty();
+        std::mem::take(&mut ring.records)
     }
 }
 
@@ -125,13 +161,16 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &G
     let Gathered { records, logs } = gathered;
     let limits = &shared.settings;
     let now = shared.clock.now();
-    let durable = batch.iter().any(|job| !matches!(job, Job::Begin(..)));
+    let durable = batch.iter().any(Job::is_durable);
+    let (mut good, others): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|record| fits(record));
+    let packs = packed(&mut good);
     let mut applied = Vec::with_capacity(batch.len());
     let committed = database.commit(durable, |changes| {
         for job in &batch {
             applied.push(apply(changes, job, now)?);
         }
-        records.iter().try_for_each(|record| changes.put(record))?;
+        others.iter().try_for_each(|record| changes.put(record))?;
+        packs.iter().try_for_each(|pack| changes.put_pack(pack))?;
         logs.iter().try_for_each(|log| changes.put_log(log, usage, limits.log_bytes_per_function, limits.log_bytes))
     });
     match committed {
@@ -185,6 +224,7 @@ fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<A
         Job::Cancel { waiting, dead, .. } => return changes.cancel(waiting, *dead, now).map(Applied::if_any),
         Job::Revive(waiting, _) => return changes.revive(waiting, now).map(Applied::if_any),
         Job::Told { id, again, .. } => changes.told(id, *again)?,
+        Job::Freshen(_) => {}
     }
     Ok(Applied::Done)
 }
@@ -203,7 +243,7 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
             };
             let _ = done.send(Ok(id));
         }
-        Job::Begin(_, done) | Job::Told { done, .. } => {
+        Job::Begin(_, done) | Job::Told { done, .. } | Job::Freshen(done) => {
             let _ = done.send(Ok(()));
         }
         Job::Cancel { done, .. } => {
@@ -232,7 +272,7 @@ fn refuse(job: Job, text: &str) -> Option<Job> {
             let _ = done.send(Err(text.to_owned()));
             None
         }
-        Job::Begin(_, done) | Job::Told { done, .. } => {
+        Job::Begin(_, done) | Job::Told { done, .. } | Job::Freshen(done) => {
             let _ = done.send(Err(text.to_owned()));
             None
         }
@@ -258,13 +298,20 @@ fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
     };
     let mut more = false;
     let result = database.commit(false, |changes| {
+        let mut held = Vec::with_capacity(functions.len());
         for fn_id in &functions {
             if (shared.exists)(fn_id) {
-                more |= changes.forget(fn_id, limits.keep_per_function, age(limits.keep_for), FORGET)? >= FORGET as usize;
+                let left = changes.forget(fn_id, limits.keep_per_function, age(limits.keep_for), FORGET)?;
+                more |= left.more;
+                held.push((fn_id, left.held));
             } else {
                 changes.forget_function(fn_id)?;
                 shared.forget(fn_id);
             }
+        }
+        let keep = level(&held.iter().map(|(_, count)| *count).collect::<Vec<_>>(), limits.keep_in_all);
+        for (fn_id, _) in held.iter().filter(|(_, count)| *count > keep) {
+            more |= changes.forget(fn_id, keep, age(limits.keep_for), FORGET)?.more;
         }
         more |= changes.forget_logs(age(limits.keep_for), usage, FORGET)?;
         changes.forget_logs_of_gone(usage, &*shared.exists)?;

@@ -16,7 +16,9 @@ pub enum Keep {
 #[derive(Debug, Clone)]
 pub struct CallsConfig {
     pub keep: Keep,
+    /// Records kept of one function, of all.
     pub keep_per_function: u64,
+    pub keep_in_all: u64,
     pub keep_for: Duration,
     pub keep_answers: Duration,
     /// Records of synchronous calls tell CPU and memory too.
@@ -54,6 +56,7 @@ impl Raw {
         CallsConfig {
             keep,
             keep_per_function: self.count("HOB_CALLS_PER_FN"),
+            keep_in_all: self.count("HOB_CALLS_TOTAL"),
             keep_for: Duration::from_secs(self.count("HOB_CALLS_MAX_AGE_SECS")),
             keep_answers: Duration::from_secs(self.count("HOB_ANSWERS_MAX_AGE_SECS")),
             usage: self.switch("HOB_CALL_USAGE"),

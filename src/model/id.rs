@@ -20,6 +20,17 @@ const LEGAL: [bool; 256] = {
     legal
 };
 
+/// What each of those bytes stands for.
+const VALUES: [u8; 256] = {
+    let mut values = [0; 256];
+    let mut value = 0u8;
+    while value < 32 {
+        values[ALPHABET[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
+
 /// An id as text, held inline: cloning or comparing one allocates nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id([u8; 26]);
@@ -62,6 +73,16 @@ impl Id {
     /// The id's text form.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or("00000000000000000000000000")
+    }
+
+    /// Its 128 bits: what is compact to keep. Ids stand in the order of these.
+    pub fn bits(&self) -> u128 {
+        self.0.iter().fold(0, |bits, byte| (bits << 5) | u128::from(VALUES[usize::from(*byte)]))
+    }
+
+    /// The id of these bits.
+    pub fn of_bits(bits: u128) -> Id {
+        Id::encode(bits)
     }
 
     fn encode(bits: u128) -> Id {
@@ -134,6 +155,7 @@ mod tests {
             let next = Id::new();
             assert!(next > last);
             assert_eq!(next.as_str().parse(), Ok(next));
+            assert!(Id::of_bits(next.bits()) == next && next.bits() > last.bits());
             last = next;
         }
     }
