@@ -14,6 +14,8 @@ use common::load::{Load, Until, run};
 use common::report::{Table, circumstances, median, publish, time, verdict};
 use common::server::Hob;
 use common::{Failure, Options, engine, proc};
+use hob::calls::{Phases, Record, Status, packed};
+use hob::model::{Id, Timestamp};
 
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
@@ -147,28 +149,69 @@ fn database(hob: &Hob) -> Result<rusqlite::Connection, Failure> {
 }
 
 fn rows(hob: &Hob) -> Result<u64, Failure> {
-    let count: i64 = database(hob)?.query_row("SELECT count(*) FROM calls", [], |row| row.get(0))?;
+    let sql = "SELECT (SELECT count(*) FROM calls) + (SELECT coalesce(sum(count), 0) FROM packs)";
+    let count: i64 = database(hob)?.query_row(sql, [], |row| row.get(0))?;
     Ok(u64::try_from(count)?)
 }
 
-/// Records as the server writes them, made by the other hand.
+/// Records as the server writes them, made by the other hand: every second one
+/// went well and is packed, the others have rows.
 fn fill(hob: &Hob, fn_id: &str, count: u64) -> Result<(), Failure> {
     let mut connection = database(hob)?;
-    let sql = "INSERT INTO calls (fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, \
-               response_bytes, container, function_us) VALUES (?1, ?2, ?1, 0, 2, ?3, ?3, ?3, 0, 'hot', 10, 100, 64, 64, ?2, 90)";
-    let mut done = 0;
-    let ids: Vec<String> = (0..count).map(|_| hob::model::Id::new().to_string()).collect();
-    for part in ids.chunks(20_000) {
+    let of_row = "INSERT INTO calls (fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, \
+                  response_bytes, container, error, function_us) VALUES (?1, ?2, ?1, 0, 4, ?3, ?3, ?3, 0, 'hot', 10, 100, 64, 64, ?2, 'text', 90)";
+    let of_pack = "INSERT INTO packs (fn_id, app_id, first, last, oldest, newest, count, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let parsed: Id = fn_id.parse()?;
+    let (mut rest, mut ids) = (count, Vec::new());
+    while rest > 0 {
+        let part = rest.min(20_000);
+        ids.clear();
+        ids.extend((0..part).map(|_| Id::new()));
         let transaction = connection.transaction()?;
         {
-            let mut statement = transaction.prepare(sql)?;
-            for id in part {
-                statement.execute(rusqlite::params![fn_id, id, hob::model::Timestamp::now().0])?;
+            let (mut row, mut pack) = (transaction.prepare(of_row)?, transaction.prepare(of_pack)?);
+            let mut good = Vec::new();
+            for (n, id) in ids.iter().enumerate() {
+                let now = Timestamp::now();
+                if n % 2 == 0 {
+                    good.push(record(*id, parsed, now));
+                } else {
+                    row.execute(rusqlite::params![fn_id, id.as_str(), now.0])?;
+                }
+            }
+            for p in packed(&mut good.iter().collect::<Vec<_>>()) {
+                let (first, last) = (p.first.as_str(), p.last.as_str());
+                pack.execute(rusqlite::params![fn_id, fn_id, first, last, p.oldest.0, p.newest.0, p.count, p.data])?;
             }
         }
         transaction.commit()?;
-        done += part.len();
+        rest -= part;
     }
-    println!("{done} records made");
+    println!("{count} records made");
     Ok(())
+}
+
+fn record(id: Id, fn_id: Id, now: Timestamp) -> Record {
+    Record {
+        id,
+        app_id: fn_id,
+        fn_id,
+        detached: false,
+        status: Status::Success,
+        created: now,
+        started: Some(now),
+        completed: Some(now),
+        attempts: 0,
+        start: "hot",
+        waited_us: 10,
+        ran_us: 100,
+        request_bytes: 64,
+        response_bytes: 64,
+        container: Some(id),
+        error: None,
+        trigger: None,
+        phases: Phases { function_us: 90, ..Phases::default() },
+        cpu_us: None,
+        memory_peak: None,
+    }
 }

@@ -232,7 +232,8 @@ impl Changes<'_> {
                 Status::Success as i64
             )
         };
-        let packs = |condition: &str| format!("DELETE FROM packs WHERE id IN (SELECT id FROM packs WHERE fn_id = ?1 AND {condition} ORDER BY last LIMIT {PACKS})");
+        let packs =
+            |condition: &str| format!("DELETE FROM packs WHERE id IN (SELECT id FROM packs WHERE fn_id = ?1 AND {condition} ORDER BY last LIMIT {PACKS})");
         let full = |rows: usize, packs: usize| rows >= most as usize || packs >= PACKS as usize;
         let aged = self.forget_rows(&rows("coalesce(completed, created) < ?2"), params![fn_text, oldest.0])?;
         let mut more = full(aged, c.prepare_cached(&packs("newest < ?2"))?.execute(params![fn_text, oldest.0])?);

@@ -71,7 +71,8 @@ pub use follow::{Follow, FollowError};
 pub use front::Front;
 pub use history::Filter;
 pub use logbook::Printed;
-pub use record::{Accepted, Kept, Record, Status};
+pub use packs::{Pack, packed};
+pub use record::{Accepted, Kept, Phases, Record, Status};
 pub use workers::{Crew, FindSpec};
 
 /// Whether a function is still there.

@@ -20,16 +20,16 @@ const STARTS: [&str; 5] = ["", "hot", "waited", "frozen", "cold"];
 
 /// A row of packed records.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pack {
-    pub(super) fn_id: Id,
-    pub(super) app_id: Id,
-    pub(super) first: Id,
-    pub(super) last: Id,
+pub struct Pack {
+    pub fn_id: Id,
+    pub app_id: Id,
+    pub first: Id,
+    pub last: Id,
     /// When the first of its calls was made, and the last was made or ended.
-    pub(super) oldest: Timestamp,
-    pub(super) newest: Timestamp,
-    pub(super) count: usize,
-    pub(super) data: Vec<u8>,
+    pub oldest: Timestamp,
+    pub newest: Timestamp,
+    pub count: usize,
+    pub data: Vec<u8>,
 }
 
 /// The bytes are no pack of this form.
@@ -43,7 +43,7 @@ pub(super) fn fits(record: &Record) -> bool {
 }
 
 /// The packs of what has gathered; all of it must fit.
-pub(super) fn packed(records: &mut [&Record]) -> Vec<Pack> {
+pub fn packed(records: &mut [&Record]) -> Vec<Pack> {
     records.sort_unstable_by_key(|r| (r.fn_id, r.app_id, r.id));
     let together = |a: &Record, b: &Record| (a.fn_id, a.app_id) == (b.fn_id, b.app_id);
     let mut packs = Vec::new();
