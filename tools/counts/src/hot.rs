@@ -12,7 +12,7 @@ use std::time::Instant;
 use slots::{Acquired, Offered, Slots, Waited};
 
 pub(super) struct State {
-    table: sync::Mutex<Slots<Box<u64>, ()>>,
+    table: sync::Mutex<Slots<Box<u64>, (), ()>>,
     now: Instant,
 }
 
@@ -55,5 +55,20 @@ impl State {
         let mut table = self.table.lock();
         table.busy -= 1;
         assert!(matches!(table.offer(item, self.now), Offered::Kept));
+    }
+
+    /// All are busy: one call waits without a thread, and goes on with what comes back.
+    pub(super) fn woken(&mut self) {
+        let taken: Vec<_> =
+            (0..8).map_while(|_| if let Acquired::Got { item, .. } = self.table.lock().acquire(self.now) { Some(item) } else { None }).collect();
+        self.table.lock().line_up((), black_box(self.now), None).expect("none is idle");
+        for item in taken {
+            let mut table = self.table.lock();
+            table.busy -= 1;
+            if let Offered::Woken((), item) = table.offer(item, self.now) {
+                table.busy -= 1;
+                assert!(matches!(table.offer(item, self.now), Offered::Kept));
+            }
+        }
     }
 }

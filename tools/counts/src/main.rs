@@ -41,6 +41,7 @@ const PARTS: &[Part] = &[
     ("deadline", |s| s.uds.deadline()),
     ("slot-idle", |s| s.hot.idle()),
     ("slot-handed-over", |s| s.hot.handed_over()),
+    ("slot-woken", |s| s.hot.woken()),
 ];
 
 fn main() {
