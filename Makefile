@@ -21,7 +21,7 @@ help:
 	@echo "make layout   lay the functions of the program that are used side by side (less resident memory)"
 	@echo "make fuzz     random bytes for every parser, 10 s each (FUZZ_SECONDS)"
 	@echo "make check    formatting, lints, tests, documentation"
-	@echo "make bench    all of the following but records (BENCH_FLAGS=--quick: under 4 minutes)"
+	@echo "make bench    all of the following (BENCH_FLAGS=--quick: under 4 minutes)"
 	@echo "make bench-hot    a hot call through hob, through nginx and direct; calls at a constant rate"
 	@echo "make bench-scale  connections, registered and hot functions: threads, memory, cost of a call"
 	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
@@ -87,9 +87,9 @@ check: functions
 # into docs/bench; BENCH_FLAGS=--quick or --full. One that fails stops none of the
 # others, but fails the whole.
 bench:
-	@failed=; for bench in hot open sched cold sandbox import scale; do \
+	@failed=; for bench in hot open sched cold sandbox import scale calls; do \
 	  cargo bench --bench $$bench -- --write $(BENCH_FLAGS) || failed="$$failed $$bench"; \
-	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+	done; [ -z "$$failed" ] || { echo "make bench: failed:$$failed; what each said stands above"; exit 1; }
 
 bench-hot:
 	cargo bench --bench hot -- --write $(BENCH_FLAGS)

@@ -51,7 +51,7 @@ fn records(options: Options, table: &mut Table) -> Result<(), Failure> {
         for round in 0..=options.pick(3, 9, 15) {
             let mut both = Vec::new();
             for (hob, target) in &sides {
-                let length = Duration::from_millis(if round == 0 { 300 } else { 1500 });
+                let length = Duration::from_millis(if round == 0 { 300 } else { options.pick(700, 1500, 1500) });
                 let before = proc::cpu_nanos(hob.pid());
                 let body = request("POST", target, &[("Content-Type", "text/plain")], &[b'x'; 64]);
                 let outcome = run(&Load { addresses: vec![Address::Tcp(hob.address)], requests: vec![body], callers, until: Until::Elapsed(length) });
@@ -79,7 +79,7 @@ fn accepted(options: Options, table: &mut Table) -> Result<(), Failure> {
     // Due later: the runs themselves are another matter.
     let body = request("POST", &target, &[("Fn-Invoke-Type", "detached"), ("Hob-Delay-Secs", "3600")], &[b'x'; 64]);
     for callers in [1, 32, 128] {
-        let until = Until::Elapsed(Duration::from_secs(options.pick(2, 5, 10)));
+        let until = Until::Elapsed(Duration::from_secs(options.pick(1, 5, 10)));
         let outcome = run(&Load { addresses: vec![Address::Tcp(hob.address)], requests: vec![body.clone()], callers, until });
         let good = outcome.samples.iter().filter(|s| s.status == 202).count();
         let rate = good as f64 / outcome.elapsed.as_secs_f64();

@@ -30,8 +30,6 @@ use common::server::{FUNCTION_MIB, Hob};
 use common::{Failure, Options, Scratch, engine};
 
 const MANY: usize = 16;
-/// Single cold calls in a round; hob goes first in every other one.
-const TURNS: usize = 4;
 const ENGINE: &str = "/var/run/docker.sock";
 const PARKED_IMAGE: &str = if cfg!(target_arch = "aarch64") { "hob/parked:1-arm64" } else { "hob/parked:1-amd64" };
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,11 +53,13 @@ fn main() -> Result<(), Failure> {
     let about = circumstances();
     engine::prepare()?;
     let rounds = options.pick(1, 5, 9);
+    // Single cold calls in a round; hob goes first in every other one.
+    let turns = options.pick(2, 4, 4);
     let scratch = Scratch::new("cold")?;
     let (mut own, mut parked) = (Samples::default(), Samples::default());
     for round in 0..rounds {
         let hob = Hob::start("cold-own", &[("HOB_PARKED_NETWORKS", "0".to_owned())])?;
-        for turn in 0..TURNS {
+        for turn in 0..turns {
             one_turn(&hob, &mut own, scratch.path(), &format!("{round}-{turn}"), turn % 2 == 0, None)?;
             own.run.push(docker_run(scratch.path(), &format!("r{round}-{turn}"))?);
         }
@@ -69,7 +69,7 @@ fn main() -> Result<(), Failure> {
 
         let hob = Hob::start("cold-parked", &[])?;
         let ready = hob.await_parked_steady()?;
-        for turn in 0..TURNS {
+        for turn in 0..turns {
             let name = format!("p{round}-{turn}");
             hob.await_parked(ready)?;
             let holder = Holder::start(&format!("h{name}"))?;
@@ -87,7 +87,7 @@ fn main() -> Result<(), Failure> {
         let holders = (0..MANY).map(|n| Holder::start(&format!("hm{round}-{n}"))).collect::<Result<_, _>>()?;
         parked.many_bare.push(bare_together(scratch.path(), &format!("pm{round}"), holders)?);
     }
-    publish("cold", &report(&about, rounds, &own, &parked), options)
+    publish("cold", &report(&about, (rounds, turns), &own, &parked), options)
 }
 
 /// One call of hob and one bare start, in either order.
@@ -109,7 +109,7 @@ fn one_turn(hob: &Hob, samples: &mut Samples, scratch: &Path, name: &str, hob_fi
     Ok(())
 }
 
-fn report(about: &str, rounds: usize, own: &Samples, parked: &Samples) -> String {
+fn report(about: &str, (rounds, turns): (usize, usize), own: &Samples, parked: &Samples) -> String {
     let mut table = Table::new(&["what", "hob", "bare API", "docker run", "hob over bare API", "promise", ""]);
     for (name, samples) in [("one cold call", own), ("one cold call, parked network", parked)] {
         let extra = median(&samples.hob.iter().zip(&samples.bare).map(|(a, b)| a - b).collect::<Vec<_>>());
@@ -134,7 +134,7 @@ fn report(about: &str, rounds: usize, own: &Samples, parked: &Samples) -> String
     let parts = |s: &Samples| s.stages.iter().map(|s| time(median(s))).collect::<Vec<_>>();
     let (a, b) = (parts(own), parts(parked));
     format!(
-        "{about}; {rounds} rounds, each with {TURNS} single calls of each kind and a burst of each\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}. With a network to join: create {}, start {}, socket and call {}; remove {}.\n",
+        "{about}; {rounds} rounds, each with {turns} single calls of each kind and a burst of each\n\n{}\nThe floor's parts: create {}, start {}, socket and call {}; remove (off the caller's way) {}. With a network to join: create {}, start {}, socket and call {}; remove {}.\n",
         table.text(),
         a[0],
         a[1],

@@ -18,11 +18,10 @@ use common::load::{Until, run};
 use common::plot::{Chart, Line};
 use common::report::{Table, circumstances, median, publish, time, verdict, write};
 use common::server::{FUNCTION_MIB, Hob, Nginx};
-use common::ways::{Way, warm_up, ways};
+use common::ways::{Way, peers, warm_up, ways};
 use common::{Failure, Options, Scratch, engine, proc};
 
 const CONTAINERS: u64 = 8;
-const CALLERS: [usize; 4] = [1, 8, 32, 128];
 const SMALL: usize = 64;
 const SIZES: [usize; 3] = [SMALL, 64 << 10, 1 << 20];
 
@@ -46,6 +45,7 @@ struct Measured {
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let about = circumstances();
+    peers()?;
     engine::prepare()?;
     let settings = [("FN_FREEZE_IDLE_MSECS", "-1".to_owned()), ("FN_MAX_TOTAL_MEMORY_BYTES", ((CONTAINERS * FUNCTION_MIB) << 20).to_string())];
     let hob = Hob::start("hot", &settings)?;
@@ -61,11 +61,12 @@ fn main() -> Result<(), Failure> {
     let mut ratios = Table::new(&["body", "callers", "hob to nginx", "ratio (median of rounds)", "promise", ""]);
     let (mut all, mut resident) = (Vec::new(), Vec::new());
     let rounds = options.pick(2, 7, 9);
+    let all_callers: &[usize] = options.pick(&[1, 32], &[1, 8, 32, 128], &[1, 8, 32, 128]);
     for size in SIZES {
         let length = Duration::from_millis(if size == SMALL { options.pick(400, 1500, 3000) } else { options.pick(300, 800, 2000) });
         let beside = if size == SMALL { nginx.as_ref() } else { unbuffered.as_ref() };
         let ways = ways(&hob, &target, &sockets, beside)?;
-        for callers in CALLERS {
+        for callers in all_callers.iter().copied() {
             eprintln!("{}, {callers} callers", bytes(size));
             let series = measure(&ways, callers, size, rounds, length)?;
             for (way, series) in ways.iter().zip(&series) {

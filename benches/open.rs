@@ -16,7 +16,7 @@ use common::load::quantile;
 use common::plot::{Chart, Line};
 use common::report::{Table, circumstances, median, publish, time, write};
 use common::server::{FUNCTION_MIB, Hob, Nginx};
-use common::ways::{Way, warm_up, ways};
+use common::ways::{Way, peers, warm_up, ways};
 use common::{Failure, Options, engine, proc};
 
 const CONTAINERS: u64 = 8;
@@ -37,6 +37,7 @@ struct Series {
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let about = circumstances();
+    peers()?;
     engine::prepare()?;
     let settings = [("FN_FREEZE_IDLE_MSECS", "-1".to_owned()), ("FN_MAX_TOTAL_MEMORY_BYTES", ((CONTAINERS * FUNCTION_MIB) << 20).to_string())];
     let hob = Hob::start("open", &settings)?;

@@ -27,7 +27,7 @@ use crate::extend::Extensions;
 use crate::hot::{Hot, HotConfig, LogOptions};
 use crate::model::{Id, ImageAllow};
 use crate::pool::{Need, Tokens, host, spawn};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{self, Sandbox};
 use crate::store::Store;
 use crate::uds::iofs::Iofs;
 use overseer::Overseer;
@@ -157,6 +157,8 @@ impl Server {
     }
 
     fn serve(self, mut signals: Signals, config: &Config) -> ExitCode {
+        let bytes = sandbox::let_go_of_start();
+        log::debug!("let go of what only the start used: {} KiB of files are mapped anew, as they are used", bytes / 1024);
         for signal in signals.forever() {
             if signal == SIGUSR1 {
                 log::info!("state: {}", self.agent.debug_state());

@@ -1,6 +1,6 @@
 //! The ways to the function that take turns in a run: direct, nginx, peers, hob.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,22 +59,37 @@ pub(crate) fn ways(hob: &Hob, target: &str, sockets: &[PathBuf], nginx: Option<&
 
 /// `--peer NAME=URL,PID`, any number of times: another server with a function
 /// that gives back what it is sent, `URL` to be asked with POST, and the process
-/// whose CPU counts (with all its children).
-fn peers() -> Result<Vec<Way>, Failure> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let given = arguments.windows(2).filter(|w| w[0] == "--peer").map(|w| w[1].as_str());
-    given.map(|text| peer(text).ok_or_else(|| format!("--peer {text}: not NAME=http://HOST:PORT/PATH,PID").into())).collect()
+/// whose CPU counts (with its children, not theirs). Each is called once: a bench
+/// asks for them first of all, to end on a mistake before it has begun.
+pub(crate) fn peers() -> Result<Vec<Way>, Failure> {
+    let mut arguments = std::env::args();
+    let mut ways: Vec<Way> = Vec::new();
+    while let Some(argument) = arguments.next() {
+        if argument == "--peer" {
+            let text = arguments.next().unwrap_or_default();
+            let way = peer(&text).map_err(|why| format!("--peer {text}: {why}; wanted is NAME=http://HOST:PORT/PATH,PID"))?;
+            if ["direct", "nginx", "hob"].contains(&way.name.as_str()) || ways.iter().any(|w| w.name == way.name) {
+                return Err(format!("--peer {text}: there is another {}", way.name).into());
+            }
+            way.try_once(1, 64).map_err(|why| format!("--peer {text}: does not give back what it is sent: {why}"))?;
+            ways.push(way);
+        }
+    }
+    Ok(ways)
 }
 
-fn peer(text: &str) -> Option<Way> {
-    let (name, rest) = text.split_once('=')?;
-    let (url, pid) = rest.rsplit_once(',')?;
-    let (authority, path) = url.strip_prefix("http://")?.split_once('/')?;
-    let address: SocketAddr = authority.to_socket_addrs().ok()?.next()?;
-    let pid: u32 = pid.parse().ok()?;
+fn peer(text: &str) -> Result<Way, String> {
+    let (name, rest) = text.split_once('=').ok_or("no = behind a name")?;
+    let (url, pid) = rest.rsplit_once(',').ok_or("no process behind a comma")?;
+    let (authority, path) = url.strip_prefix("http://").ok_or("not http://")?.split_once('/').ok_or("no path")?;
+    let address = authority.to_socket_addrs().map_err(|e| format!("{authority}: {e}"))?.next().ok_or("no address")?;
+    let pid: u32 = pid.parse().map_err(|_| format!("{pid:?} is no process id"))?;
+    if name.is_empty() || super::proc::parent(pid).is_none() {
+        return Err(if name.is_empty() { "no name".to_owned() } else { format!("there is no process {pid}") });
+    }
     let pids = std::iter::once(pid).chain(super::proc::children(pid)).collect();
     let address = vec![Address::Tcp(address)];
-    Some(Way { name: name.to_owned(), one: address.clone(), many: address, target: format!("/{path}"), fields: vec![("Content-Type", "text/plain")], pids })
+    Ok(Way { name: name.to_owned(), one: address.clone(), many: address, target: format!("/{path}"), fields: vec![("Content-Type", "text/plain")], pids })
 }
 
 impl Way {

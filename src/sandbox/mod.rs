@@ -3,8 +3,8 @@
 //! each container but its own first one.
 //!
 //! Owns: the spawner process and the cells it forks, the pool of cells that
-//! wait, their control groups, the image store. Called by: `server` (open),
-//! `cli` (the spawner's own start), `hot` through the `Driver` trait. Blocks
+//! wait, their control groups, the image store. Called by: `server` (open,
+//! letting go of what its start has mapped), `cli` (the spawner's own start), `hot` through the `Driver` trait. Blocks
 //! on: a cell's answer and end, each with a limit; a pull; the reaper thread on
 //! the spawner's word. Does not: know calls, queues, sockets of functions.
 //!
@@ -62,6 +62,7 @@ use images::{ImageConfig, Images, Pull, Rootfs};
 use keeper::{Cell, Guess, Keeper, Own};
 pub use process::SpawnerError;
 pub use spawner::{ARGUMENT as SPAWNER_ARGUMENT, main as spawner_main};
+pub use sys::let_go_of_start;
 use wire::{Go, Limit, Places, Tmp};
 
 /// The user of every function, unless privileges are left on.
