@@ -3,10 +3,11 @@
 //! each container but its own first one.
 //!
 //! Owns: the spawner process and the cells it forks, the pool of cells that
-//! wait, their control groups, the image store. Called by: `server` (open,
-//! letting go of what its start has mapped), `cli` (the spawner's own start), `hot` through the `Driver` trait. Blocks
-//! on: a cell's answer and end, each with a limit; a pull; the reaper thread on
-//! the spawner's word. Does not: know calls, queues, sockets of functions.
+//! wait, their control groups, the image store. Called by: `server` (open, and
+//! to let go of what its start has mapped), `cli` (the spawner's own start),
+//! `hot` through the `Driver` trait. Blocks on: a cell's answer and end, each
+//! with a limit; a pull; the reaper thread on the spawner's word. Does not: know
+//! calls, queues, sockets of functions.
 //!
 //! ```text
 //!  server ── asks, hears ends ──► spawner (one thread, no secrets, bare root)
