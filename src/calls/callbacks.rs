@@ -30,8 +30,10 @@ const FIRST_PAUSE_MS: i64 = 1_000;
 const LONGEST_PAUSE_MS: i64 = 3_600_000;
 /// It is given up when the call has ended this long ago.
 const GIVEN_UP_MS: i64 = 86_400_000;
-/// Looked at for one that may go now.
-const LOOK: usize = 64;
+/// Reading past so many for hosts that have their threads is not done for
+/// every call that ends, but after a pause.
+const MANY: usize = 64;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// With nothing due.
 const SLEEP: Duration = Duration::from_secs(60);
 /// A stop waits so long for tries under way.
@@ -160,29 +162,50 @@ impl Messenger {
     fn next(&self) -> Option<Callback> {
         let shared = &self.ledger.shared;
         loop {
-            let seen = shared.desk.lock().news;
-            let waiting = self.ledger.readers.with(|r| r.callbacks(LOOK)).unwrap_or_else(|error| {
-                log::error!("{error}");
-                Vec::new()
-            });
+            let (seen, claimed) = {
+                let desk = shared.desk.lock();
+                (desk.news, desk.claimed.clone())
+            };
+            // A host that does not answer holds half of the threads at most.
+            let most = shared.settings.callback_workers.div_ceil(2);
+            let full = |claimed: &HashMap<Id, String>, host: &str| claimed.values().filter(|h| *h == host).count() >= most;
             let now = shared.clock.now();
+            // One that is due later than any pause was written by another clock.
+            let later = |c: &Callback| c.due > now && c.due.0 <= now.0 + LONGEST_PAUSE_MS;
+            let mut passed_over = 0;
+            let found = self.ledger.readers.with(|r| {
+                r.callback(|c| {
+                    let may = later(c) || !claimed.contains_key(&c.id) && !full(&claimed, &host(&c.url));
+                    passed_over += usize::from(!may);
+                    may
+                })
+            });
+            let found = found.unwrap_or_else(|error| {
+                log::error!("{error}");
+                None
+            });
             let mut desk = shared.desk.lock();
             if desk.closing {
                 return None;
             }
-            // A host that does not answer holds half of the threads at most.
-            let most = shared.settings.callback_workers.div_ceil(2);
-            // One that is due later than any pause was written by another clock.
-            for callback in waiting.iter().filter(|c| c.due <= now || c.due.0 > now.0 + LONGEST_PAUSE_MS) {
-                let host = host(&callback.url);
-                if !desk.claimed.contains_key(&callback.id) && desk.claimed.values().filter(|h| **h == host).count() < most {
-                    desk.claimed.insert(callback.id, host);
-                    return Some(callback.clone());
+            let sleep = match found {
+                Some(callback) if !later(&callback) => {
+                    let host = host(&callback.url);
+                    // Others may have taken it, or its host's threads, meanwhile.
+                    if !desk.claimed.contains_key(&callback.id) && !full(&desk.claimed, &host) {
+                        desk.claimed.insert(callback.id, host);
+                        return Some(callback);
+                    }
+                    continue;
                 }
-            }
-            let due = waiting.iter().filter(|c| c.due > now).map(|c| c.due.0 - now.0).min();
-            let sleep = due.and_then(|ms| u64::try_from(ms).ok()).map_or(SLEEP, Duration::from_millis).min(SLEEP);
-            if desk.news == seen {
+                Some(callback) => u64::try_from(callback.due.0 - now.0).map_or(SLEEP, Duration::from_millis).min(SLEEP),
+                None => SLEEP,
+            };
+            if passed_over > MANY {
+                // Each end of a call is news, and no reason to read all these again.
+                let until = Instant::now() + sleep.min(LOOK_AGAIN);
+                while !desk.closing && !shared.told.wait_until(&mut desk, until).timed_out() {}
+            } else if desk.news == seen {
                 shared.told.wait_until(&mut desk, Instant::now() + sleep);
             }
         }
@@ -330,7 +353,30 @@ impl Resolver for Guarded {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{Room, call};
+    use super::super::{Accepted, Record, Status, record::Ended};
     use super::*;
+
+    /// However many wait for a host that does not answer, another's is found.
+    #[test]
+    fn a_host_that_hangs_hides_no_other() {
+        let (room, fn_id) = (Room::new(), Id::new());
+        let ledger = Arc::new(room.open());
+        let end = |url: &str| {
+            let accepted = Accepted { callback: Some(url.to_owned()), ..call(fn_id, None) };
+            ledger.accept(accepted.clone()).expect("accepted");
+            let record = Box::new(Record { status: Status::Success, completed: Some(Timestamp::now()), ..Record::of(&accepted) });
+            ledger.ended(Ended::Done { record, answer: None });
+            ledger.cancel(&fn_id, &accepted.id).expect("it waits no more");
+            accepted.id
+        };
+        let hanging: Vec<Id> = (0..90).map(|_| end("http://hangs.example/")).collect();
+        let good = end("http://good.example/");
+        let messenger = Messenger::new(ledger.clone());
+        let first = messenger.next().expect("one");
+        assert!(hanging.contains(&first.id));
+        assert_eq!(messenger.next().expect("another").id, good);
+    }
 
     #[test]
     fn addresses_that_can_be_called_back() {

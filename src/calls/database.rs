@@ -302,15 +302,20 @@ impl Database {
         })
     }
 
-    /// The first callbacks to be made.
-    pub(super) fn callbacks(&self, most: usize) -> Result<Vec<Callback>, LedgerError> {
+    /// The first callback, in the order in which they are due, that is `wanted`:
+    /// however many there are for hosts that are not, it is found.
+    pub(super) fn callback(&self, mut wanted: impl FnMut(&Callback) -> bool) -> Result<Option<Callback>, LedgerError> {
         self.read(|c| {
-            let mut statement = c.prepare_cached("SELECT id, fn_id, url, ended, due, tries FROM callbacks ORDER BY due LIMIT ?1")?;
-            let rows = statement.query_map([i64::try_from(most).unwrap_or(i64::MAX)], |row| {
+            let mut statement = c.prepare_cached("SELECT id, fn_id, url, ended, due, tries FROM callbacks ORDER BY due")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
                 let (ended, due) = (Timestamp(row.get(3)?), Timestamp(row.get(4)?));
-                Ok(Callback { id: id(row, 0)?, fn_id: id(row, 1)?, url: row.get(2)?, ended, due, tries: row.get(5)? })
-            })?;
-            rows.collect()
+                let callback = Callback { id: id(row, 0)?, fn_id: id(row, 1)?, url: row.get(2)?, ended, due, tries: row.get(5)? };
+                if wanted(&callback) {
+                    return Ok(Some(callback));
+                }
+            }
+            Ok(None)
         })
     }
 

@@ -21,6 +21,8 @@ use crate::pool::{SpawnError, Thread, spawn};
 
 /// Most bytes kept of a detached call's answer.
 const ANSWER_BYTES: usize = 1024 * 1024;
+/// Runs that the server's ends may have cut, beside those that a call may fail.
+const CUT_RUNS: u32 = 16;
 /// Between looks while calls wait but may not run now.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The first pause before another try, doubled each time.
@@ -170,8 +172,8 @@ impl Worker {
             let record = ended_record(&accepted, &waiting, Status::Error, "the function was deleted");
             return self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
         };
-        if waiting.attempts >= self.attempts(&spec) {
-            // Its last run ended with the server's sudden end, or it may run less often by now.
+        if waiting.attempts >= with_cut_ones(self.attempts(&spec)) {
+            // Its last run ended with the server's sudden end.
             let record = ended_record(&accepted, &waiting, Status::Error, "it has used up its runs: the server ended during the last one");
             LEDGER.dead.add(1);
             return self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
@@ -229,6 +231,13 @@ impl Worker {
 
 fn need_mib(spec: &FnSpec) -> u64 {
     spec.memory_mib.saturating_add(spec.tmpfs_mib)
+}
+
+/// How often a call may run of whose runs the server's sudden end cuts some: it
+/// did not fail. Not for ever, since it may be the call that ends the server; and
+/// one that may run once only has had its run.
+fn with_cut_ones(attempts: u32) -> u32 {
+    if attempts == 1 { 1 } else { attempts.saturating_add(CUT_RUNS) }
 }
 
 /// The node could not take the call up: no fault of the function's.

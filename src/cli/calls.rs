@@ -44,7 +44,7 @@ pub(super) fn calls(server: &Server, command: &Calls, json: bool) -> Result<Outp
         }
         Calls::Cancel { app, function, call } => {
             server.delete(&format!("{}/{}", path(app, function)?, encode(call)))?;
-            Ok(deleted("call", call, json))
+            Ok(if json { deleted("call", call, true) } else { Output::Text(format!("cancelled call {call}\n")) })
         }
         Calls::Again { app, function, call } => Ok(show(&server.post(&format!("{}/{}/again", path(app, function)?, encode(call)), &Value::Null)?, json)),
     }

@@ -177,7 +177,7 @@ fn interrupted(folder: &Folder) -> Vec<String> {
 #[test]
 fn a_kill_loses_no_accepted_call() {
     let rounds: usize = std::env::var("HOB_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
-    let (folder, env) = (Folder::new(), [("HOB_DETACHED_ATTEMPTS", "1000"), ("HOB_CALLS_PER_FN", "1000000")]);
+    let (folder, env) = (Folder::new(), [("HOB_CALLS_PER_FN", "1000000")]);
     let mut accepted: Vec<String> = Vec::new();
     let mut cut: HashMap<String, u64> = HashMap::new();
     let mut function = String::new();
@@ -254,6 +254,33 @@ fn kills_before_the_function_was_asked_cost_no_run() {
     let Some(server) = Server::start_in(folder, &env) else { return };
     let record = await_status(&server, &function, &call, "success");
     assert_eq!(record["attempts"], 1, "{record}");
+    server.stop();
+}
+
+/// A run that a kill has cut is made up for beyond those that may fail, but not
+/// where a call may run once only.
+#[test]
+fn runs_that_kills_cut_are_made_up_for() {
+    let (folder, env) = (Folder::new(), [("HOB_DETACHED_ATTEMPTS", "2")]);
+    let mut calls: Vec<(String, String)> = Vec::new();
+    for round in 0..3 {
+        let Some(mut server) = Server::start_in(folder.clone(), &env) else { return };
+        if round == 0 {
+            let once = json!({"annotations": {"hob/max-attempts": 1}});
+            let functions = [server.function("often", "echo", json!({})), server.function("once", "echo", once)];
+            calls = functions.map(|function| (detach(&server, &function, &[("X-Sleep-Ms", "4000")], b""), function)).into_iter().collect();
+        }
+        for (call, function) in &calls[..if round == 0 { 2 } else { 1 }] {
+            await_status(&server, function, call, "running");
+        }
+        server.signal(Signal::KILL);
+        server.wait(10);
+    }
+    let Some(server) = Server::start_in(folder, &env) else { return };
+    let often = await_status(&server, &calls[0].1, &calls[0].0, "success");
+    let once = await_status(&server, &calls[1].1, &calls[1].0, "error");
+    assert_eq!((&often["attempts"], &once["attempts"]), (&json!(4), &json!(1)), "{often} {once}");
+    assert!(once["error"].as_str().is_some_and(|text| text.contains("the server ended")), "{once}");
     server.stop();
 }
 
