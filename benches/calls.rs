@@ -93,7 +93,7 @@ fn accepted(options: Options, table: &mut Table) -> Result<(), Failure> {
 
 /// (c) Very many records: the newest hundred, and what retention leaves.
 fn many(options: Options, table: &mut Table) -> Result<(), Failure> {
-    let count: u64 = options.pick(100_000, 1_000_000, 1_000_000);
+    let count: u64 = options.pick(50_000, 1_000_000, 1_000_000);
     let hob = Hob::start("calls-c", &[("HOB_CALLS_PER_FN", "1000".to_owned()), ("HOB_CALL_RECORDS", "all".to_owned())])?;
     let target = hob.function("echo")?;
     let fn_id = target.trim_start_matches("/invoke/").to_owned();

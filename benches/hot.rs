@@ -80,8 +80,9 @@ fn main() -> Result<(), Failure> {
         }
         resident.push((bytes(size), proc::resident_kib(hob.pid()).unwrap_or(0) as f64 / 1024.0));
     }
-    std::thread::sleep(Duration::from_secs(12));
-    resident.push(("12 s without calls".to_owned(), proc::resident_kib(hob.pid()).unwrap_or(0) as f64 / 1024.0));
+    let quiet = options.pick(5, 12, 12);
+    std::thread::sleep(Duration::from_secs(quiet));
+    resident.push((format!("{quiet} s without calls"), proc::resident_kib(hob.pid()).unwrap_or(0) as f64 / 1024.0));
     let mut text = format!("{about}; {rounds} rounds; {} containers\n\n{}\n{}\n", sockets.len(), table.text(), ratios.text());
     let resident: Vec<String> = resident.iter().map(|(after, mib)| format!("{mib:.1} MiB after {after}")).collect();
     let _ = writeln!(text, "Resident memory of hob: {}.\n", resident.join(", "));

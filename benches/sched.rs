@@ -305,7 +305,7 @@ fn in_turn(options: Options, table: &mut Table) -> Result<(), Failure> {
 
 /// (g) What five frozen functions cost while nobody calls.
 fn frozen_cost(options: Options, table: &mut Table) -> Result<(), Failure> {
-    let length = Duration::from_secs(options.pick(5, 20, 60));
+    let length = Duration::from_secs(options.pick(4, 20, 60));
     let hob = Hob::start("sched-g", &[room(10)])?;
     let engine_pids = [proc::named("dockerd"), proc::named("containerd")].concat();
     std::thread::sleep(Duration::from_secs(1));
