@@ -197,7 +197,9 @@ impl Worker {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agent.prepare(&mut call).and_then(|()| self.agent.submit(&call, &mut keeper, None))));
         let result = submitted.unwrap_or_else(|_| Err(CallError::Internal("a panic".to_owned())));
         // A run counts, and a start that failed; not that the node could not take it up.
-        let free = result.as_ref().is_err_and(not_begun);
+        // Nor is it a failure that the stop has cut it, but a run like one that a kill has cut.
+        let cut = keeper.run.is_none() && matches!(result, Err(CallError::Draining));
+        let free = !cut && result.as_ref().is_err_and(not_begun);
         waiting.attempts += u32::from(!free);
         let mut record = keeper.tally.record(&call, &result, Timestamp::now());
         record.detached = true;
@@ -205,7 +207,7 @@ impl Worker {
         record.attempts = waiting.attempts;
         match result {
             Ok(()) => self.ledger.ended(Ended::Done { record: Box::new(record), answer: Some(keeper.kept) }),
-            Err(_) if free || waiting.attempts < attempts => self.again(waiting, record.error.unwrap_or_default()),
+            Err(_) if free || waiting.attempts < if cut { with_cut_ones(attempts) } else { attempts } => self.again(waiting, record.error.unwrap_or_default()),
             Err(_) => {
                 LEDGER.dead.add(1);
                 self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });

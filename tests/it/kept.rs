@@ -284,6 +284,23 @@ fn runs_that_kills_cut_are_made_up_for() {
     server.stop();
 }
 
+/// A stop that does not wait for a run cuts it: that was a run.
+#[test]
+fn a_run_that_a_stop_cuts_counts_and_is_made_up_for() {
+    let (folder, env) = (Folder::new(), [("HOB_DETACHED_ATTEMPTS", "2"), ("HOB_DRAIN_MSECS", "1")]);
+    let Some(server) = Server::start_in(folder.clone(), &env) else { return };
+    let once = json!({"annotations": {"hob/max-attempts": 1}});
+    let functions = [server.function("often", "echo", json!({})), server.function("once", "echo", once)];
+    let calls = functions.map(|function| (detach(&server, &function, &[("X-Sleep-Ms", "3000")], b""), function));
+    calls.iter().for_each(|(call, function)| drop(await_status(&server, function, call, "running")));
+    server.stop();
+    let Some(server) = Server::start_in(folder, &env) else { return };
+    let often = await_status(&server, &calls[0].1, &calls[0].0, "success");
+    let once = await_status(&server, &calls[1].1, &calls[1].0, "error");
+    assert_eq!((&often["attempts"], &once["attempts"]), (&json!(2), &json!(1)), "{often} {once}");
+    server.stop();
+}
+
 /// A file system of its own for the data, so small that it fills up.
 struct SmallDisk(std::path::PathBuf);
 
