@@ -60,6 +60,15 @@ impl Printed {
         Printed { call: log.call, text: log.text.clone(), lines_dropped: log.lines_dropped, bytes_dropped: log.bytes_dropped }
     }
 
+    /// What is on disk and what was on its way there before it was read.
+    fn with<'l>(written: Option<Printed>, waiting: impl Iterator<Item = &'l Arc<Log>>) -> Option<Printed> {
+        waiting.fold(written, |printed, log| match printed {
+            None => Some(Printed::of(log)),
+            Some(printed) if printed.text.ends_with(&log.text) => Some(printed),
+            Some(printed) => Some(Printed { text: printed.text + &log.text, ..printed }),
+        })
+    }
+
     /// A piece of a function's log: each line behind its call, `-` for none.
     pub fn of_function(&self) -> String {
         let owner = self.call.as_ref().map_or("-", Id::as_str);
@@ -135,19 +144,16 @@ impl Ledger {
     }
 
     fn printed_so_far(&self, fn_id: &Id, id: &Id, until: Instant) -> Result<(Option<Record>, Option<Printed>), LedgerError> {
-        let waiting = self.shared.waiting_logs(|log| log.fn_id == *fn_id && log.call.as_ref() == Some(id) && log.done <= until);
+        let waiting = self.shared.waiting_logs(|log| log.fn_id == *fn_id && log.call.as_ref().is_none_or(|call| call == id) && log.done <= until);
         self.readers.with(|r| {
-            let (record, mut own) = (r.record(fn_id, id)?, r.printed_by_call(fn_id, id)?);
-            for log in waiting {
-                match &mut own {
-                    None => own = Some(Printed::of(&log)),
-                    Some(printed) if printed.text.ends_with(&log.text) => {}
-                    Some(printed) => printed.text.push_str(&log.text),
-                }
-            }
+            let of_call = waiting.iter().filter(|log| log.call.is_some());
+            let (record, own) = (r.record(fn_id, id)?, Printed::with(r.printed_by_call(fn_id, id)?, of_call));
             let failed = record.as_ref().filter(|record| own.is_none() && record.start.is_empty()).and_then(|record| record.container);
             let printed = match failed {
-                Some(container) => r.printed_by_container(fn_id, &container)?,
+                Some(container) => {
+                    let of_container = waiting.iter().filter(|log| log.call.is_none() && log.container == container);
+                    Printed::with(r.printed_by_container(fn_id, &container)?, of_container)
+                }
                 None => own,
             };
             Ok((record, printed))

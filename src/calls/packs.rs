@@ -44,7 +44,7 @@ pub(super) fn fits(record: &Record) -> bool {
 
 /// The packs of what has gathered; all of it must fit.
 pub fn packed(records: &mut [&Record]) -> Vec<Pack> {
-    records.sort_unstable_by_key(|r| (r.fn_id, r.app_id, r.id));
+    records.sort_unstable_by(|a, b| (&a.fn_id, &a.app_id, &a.id).cmp(&(&b.fn_id, &b.app_id, &b.id)));
     let together = |a: &Record, b: &Record| (a.fn_id, a.app_id) == (b.fn_id, b.app_id);
     let mut packs = Vec::new();
     let mut rest = &*records;

@@ -57,11 +57,15 @@ pub(super) enum Job {
         again: Option<(Timestamp, u32)>,
         done: Done<()>,
     },
-    /// What has gathered is to be written now; not durable.
+    /// Records that have gathered are to be written now; not durable.
     Freshen(Done<()>),
 }
 
 impl Job {
+    fn is_freshen(&self) -> bool {
+        matches!(self, Job::Freshen(_))
+    }
+
     fn is_durable(&self) -> bool {
         !matches!(self, Job::Begin(..) | Job::Freshen(_))
     }
@@ -93,9 +97,12 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
             recv(crossbeam_channel::at(wake)) -> _ => {}
         }
         batch.extend(jobs.try_iter().take(BATCH).map(|job| *job));
-        let gathered = if ended || due.is_some_and(|at| Instant::now() >= at) || !batch.is_empty() {
+        let gathered = if ended || due.is_some_and(|at| Instant::now() >= at) || batch.iter().any(|job| !job.is_freshen()) {
             (due, taken) = (None, Instant::now());
             Gathered { records: shared.take_records(), logs: shared.take_logs() }
+        } else if !batch.is_empty() {
+            // Who reads logs looks at those that wait here too.
+            Gathered { records: shared.take_records(), logs: Vec::new() }
         } else {
             Gathered::default()
         };
@@ -323,4 +330,18 @@ fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
         return false;
     }
     more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_is_written_soon_and_little_later() {
+        let taken = Instant::now();
+        let now = taken + GATHER / 2;
+        assert_eq!(due_at(now, taken, true), taken + GATHER, "not more often than that");
+        assert_eq!(due_at(taken + 2 * GATHER, taken, true), taken + 2 * GATHER);
+        assert_eq!(due_at(now, taken, false), now + GATHER_FEW);
+    }
 }
