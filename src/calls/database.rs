@@ -584,7 +584,7 @@ fn make(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn beside(path: &Path, end: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()

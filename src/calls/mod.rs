@@ -253,6 +253,12 @@ impl Ledger {
             return Err(DetachError::TooLarge { len: call.body.len() as u64, max: settings.max_body });
         }
         let _place = self.shared.place(call.body.len() as u64)?;
+        if let Some((needed, free)) = self.readers.room()
+            && free < needed
+        {
+            let cause = format!("the disk of calls.db is full but for {} KiB, which the ends of accepted calls need", free / 1024);
+            return Err(DetachError::NotKept { cause });
+        }
         let id = self.ask(|done| Job::Accept(Box::new(call), done)).map_err(|cause| DetachError::NotKept { cause })?;
         LEDGER.accepted.add(1);
         Ok(id)
