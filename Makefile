@@ -11,7 +11,7 @@ HOB := $(TARGET)/release/hob
 FUNCTIONS := hello echo hostile probe mirror
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-.PHONY: help run test conformance counts layout fuzz check bench bench-hot bench-scale bench-sched bench-cold bench-import bench-calls perf static doc clean functions
+.PHONY: help run test conformance counts layout fuzz check bench bench-hot bench-place bench-scale bench-sched bench-cold bench-import bench-calls perf static doc clean functions
 
 help:
 	@echo "make run      build, start hob in the foreground with a first function deployed (FN_PORT=$(FN_PORT))"
@@ -23,6 +23,7 @@ help:
 	@echo "make check    formatting, lints, tests, documentation"
 	@echo "make bench    all of the following (BENCH_FLAGS=--quick: under 4 minutes)"
 	@echo "make bench-hot    a hot call through hob, through nginx and direct; calls at a constant rate"
+	@echo "make bench-place  what choosing a call's CPU would be worth"
 	@echo "make bench-scale  connections, registered and hot functions: threads, memory, cost of a call"
 	@echo "make bench-sched  bursts, overload, fairness, freezing, evictions"
 	@echo "make bench-cold   calls without a container, beside the bare engine"
@@ -87,13 +88,16 @@ check: functions
 # into docs/bench; BENCH_FLAGS=--quick or --full. One that fails stops none of the
 # others, but fails the whole.
 bench:
-	@failed=; for bench in hot open sched cold sandbox import scale calls; do \
+	@failed=; for bench in hot open place sched cold sandbox import scale calls; do \
 	  cargo bench --bench $$bench -- --write $(BENCH_FLAGS) || failed="$$failed $$bench"; \
 	done; [ -z "$$failed" ] || { echo "make bench: failed:$$failed; what each said stands above"; exit 1; }
 
 bench-hot:
 	cargo bench --bench hot -- --write $(BENCH_FLAGS)
 	cargo bench --bench open -- --write $(BENCH_FLAGS)
+
+bench-place:
+	cargo bench --bench place -- --write $(BENCH_FLAGS)
 
 bench-scale:
 	cargo bench --bench scale -- --write $(BENCH_FLAGS)

@@ -23,8 +23,8 @@ fn main() -> Result<(), Failure> {
     engine::prepare()?;
     let mut table = Table::new(&["", "what", "measured", "ideal", "promise", ""]);
     type Scenario = fn(Options, &mut Table) -> Result<(), Failure>;
-    let scenarios: [(&str, Scenario); 7] =
-        [("a", from_zero), ("b", overload), ("c", crowd), ("d", thaw), ("e", cold_burst), ("f", in_turn), ("g", frozen_cost)];
+    let scenarios: [(&str, Scenario); 8] =
+        [("a", from_zero), ("b", overload), ("c", crowd), ("d", thaw), ("e", cold_burst), ("f", in_turn), ("g", frozen_cost), ("h", many_hot)];
     let only = Options::value("--only");
     for (name, scenario) in scenarios {
         if only.as_deref().is_none_or(|o| o.contains(name)) {
@@ -333,5 +333,20 @@ fn frozen_cost(options: Options, table: &mut Table) -> Result<(), Failure> {
     row(table, "g", "resident memory, idle server", format!("{:.1} MiB", idle_kib as f64 / 1024.0), "", "≤ 6 MB", Some(idle_kib * 1024 <= 6_000_000));
     row(table, "g", "the same once it has served: 5 functions frozen", format!("{:.1} MiB", served_kib as f64 / 1024.0), "", "", None);
     stop(hob)?;
+    Ok(())
+}
+
+/// (h) How long the end takes with fifty functions hot.
+fn many_hot(options: Options, table: &mut Table) -> Result<(), Failure> {
+    let count = options.pick(10, 50, 50);
+    let hob = Hob::start("sched-h", &[room(count)])?;
+    let targets: Vec<String> = (0..count).map(|i| hob.function(&format!("h{i}"))).collect::<Result<_, _>>()?;
+    let requests: Vec<Vec<u8>> = targets.iter().map(|target| request("POST", target, &[], b"x")).collect();
+    let callers = requests.len();
+    let outcome = run(&load(&hob, requests, callers, Until::Calls(1)));
+    let hot = proc::named(engine::PROGRAM).len();
+    let stopped = stop(hob)?;
+    let met = stopped.ends_with("exit 0") && seconds(&stopped) <= 6.0 && outcome.good() == callers;
+    row(table, "h", &format!("{count} hot functions ({hot} containers): SIGTERM"), stopped, "", "≤ 6 s, exit 0", Some(met));
     Ok(())
 }
