@@ -14,12 +14,15 @@ use crate::http1::{BodyFraming, parse_request};
 use crate::metrics::EDGE;
 use crate::pool::Full;
 
-/// The largest body that waits without a thread: what waits is then bounded by
-/// the length of the lines, what is larger by the number of threads.
-const BODY_MAX: u64 = 16 * 1024;
+/// The largest call that waits without a thread, with what its client has sent
+/// beyond it: what waits is then bounded by the length of the lines, what is
+/// larger by the number of threads.
+const CALL_MAX: u64 = 16 * 1024;
 
-pub(super) fn may_sleep(body: &Body) -> bool {
-    matches!(body, Body::Memory(_)) && body.len() <= BODY_MAX
+/// Whether `call` is small enough, when so many bytes more came with it.
+pub(super) fn may_sleep(call: &Call, more: usize) -> bool {
+    let beside = u64::try_from(call.fields.len() + more).unwrap_or(u64::MAX);
+    matches!(call.body, Body::Memory(_)) && call.body.len().saturating_add(beside) <= CALL_MAX
 }
 
 /// A call and everything its answer needs.
@@ -103,6 +106,9 @@ fn read_call(shared: &Shared, bytes: &[u8]) -> Option<(Asked, usize)> {
     // A panic here is one in a handler; nothing else can come of it.
     let _ = crate::fault::at("edge.request");
     let call = Call { id: crate::model::Id::new(), spec, fields, body: Body::Memory(body.to_vec()), accepted, trigger };
+    if !may_sleep(&call, bytes.len() - head.len - len) {
+        return None;
+    }
     let manner = Manner { minor, head_only, keep, origin };
     Some((Asked { call, manner, door, method, timed, read: accepted }, head.len + len))
 }
@@ -127,14 +133,18 @@ impl Woken for Waiting {
     fn go_on(self: Box<Self>) {
         let Some(workers) = self.shared.workers() else { return };
         // With a container in its hands it must not stand behind calls that wait for one.
-        let given = match &self.turn {
-            Some(turn) if turn.holds_container() => workers.give_at_once(Job::Woken(self)),
-            _ => workers.give(Job::Woken(self)),
-        };
+        let given = if self.holds_container() { workers.give_at_once(Job::Woken(self)) } else { workers.give(Job::Woken(self)) };
         if let Err(Full(job)) = given {
             EDGE.refused_connections.add(1);
             super::poll::refuse(job.sock());
         }
+    }
+}
+
+impl Waiting {
+    /// Whether it is urgent: others may wait for its container.
+    pub(super) fn holds_container(&self) -> bool {
+        self.turn.as_ref().is_some_and(Turn::holds_container)
     }
 }
 

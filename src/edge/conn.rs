@@ -222,13 +222,17 @@ pub(super) enum Done {
 }
 
 /// Serves a connection until it is quiet or closed, then the call that waited
-/// for the container of its last one, and so on. A panic costs one connection:
-/// its client is told, if no answer was begun, and the worker goes on.
+/// for the container of its last one, and so on: for ever if the line never
+/// ends, so where others wait for a thread of the cap it goes on in one beyond
+/// it. A panic costs one connection: its client is told, if no answer was begun,
+/// and the worker goes on.
 pub(super) fn serve(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) {
+    let beyond_cap = matches!(&job, Job::Woken(waiting) if waiting.holds_container());
     let mut job = Some(job);
     while let Some(one) = job.take() {
         let sock = Arc::clone(one.sock());
         match catch_unwind(AssertUnwindSafe(|| serve_one(shared, one, scratch, pressure))) {
+            Ok(Some(next)) if !beyond_cap && pressure.is_high() => next.go_on(),
             Ok(next) => job = next.map(Job::Woken),
             Err(panic) => {
                 after_panic(&sock);

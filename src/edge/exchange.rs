@@ -84,7 +84,7 @@ fn reply<'a>(shared: &'a Shared, sock: &'a Sock, out: &'a mut Vec<u8>, date: &'a
 /// Where callers of the function stand in line the call joins them and leaves
 /// this thread; else it runs.
 fn call_or_sleep(shared: &Arc<Shared>, mut conn: Conn, asked: Asked, scratch: &mut Scratch) -> Done {
-    if !may_sleep(&asked.call.body) || !shared.calls.has_line(&asked.call.spec) {
+    if !may_sleep(&asked.call, scratch.inbuf.len()) || !shared.calls.has_line(&asked.call.spec) {
         return run(shared, conn, asked, None, scratch);
     }
     conn.carry.append(&mut scratch.inbuf);

@@ -104,13 +104,16 @@ impl std::fmt::Debug for Dreamer {
     }
 }
 
+/// Clients that one look has watched: the queue's lock is held meanwhile.
+const WATCH_BATCH: usize = 128;
+
 /// The launcher's look after those who sleep: who has slept for long has its
 /// client watched, whose time is over is told. Returns when to look again.
 pub(super) fn attend(queue: &Arc<SlotQueue>, now: Instant) -> Option<Instant> {
     let (late, last_failure, next) = queue.with(|inner| {
         let late = inner.slots.overdue(now);
         if let Some(before) = now.checked_sub(WATCH_AFTER) {
-            for (key, dreamer) in inner.slots.unwatched(before) {
+            for (key, dreamer) in inner.slots.unwatched(before).take(WATCH_BATCH) {
                 let bell = Arc::downgrade(queue);
                 let gone = move || {
                     if let Some(left) = bell.upgrade().and_then(|queue| queue.leave(key)) {

@@ -4,6 +4,9 @@
 //! others age out); if none is idle a new one is started, up to the cap; at
 //! the cap the job waits its turn in a bounded FIFO; beyond that the giver
 //! gets it back. A worker that was idle for ten seconds ends.
+//!
+//! Urgent jobs stand outside of all that: each has a thread at once, and that
+//! thread does not count towards the cap while it runs one.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -74,7 +77,12 @@ struct Shared<J, S> {
 }
 
 struct State<J> {
+    /// Urgent ones first.
     jobs: VecDeque<J>,
+    /// How many of `jobs` are urgent.
+    urgent: usize,
+    /// Urgent jobs that are not done: so many threads beyond the cap.
+    beside: usize,
     /// Idle workers, the latest on top. A worker is woken by being taken off.
     idle: Vec<(u64, Arc<Condvar>)>,
     live: usize,
@@ -90,14 +98,50 @@ struct State<J> {
 impl<J> State<J> {
     /// An urgent job is the next: the thread that comes for it finds it first.
     fn line_up(&mut self, job: J, urgent: bool) {
-        if urgent { self.jobs.push_front(job) } else { self.jobs.push_back(job) }
+        if urgent {
+            self.jobs.push_front(job);
+            self.urgent += 1;
+            self.beside += 1;
+        } else {
+            self.jobs.push_back(job);
+        }
+    }
+
+    /// Takes back what `line_up` has just put in, or another of its kind.
+    fn take_back(&mut self, urgent: bool) -> Option<J> {
+        if urgent {
+            self.beside -= usize::from(self.urgent > 0);
+            return self.take_urgent();
+        }
+        if self.jobs.len() > self.urgent { self.jobs.pop_back() } else { None }
+    }
+
+    fn take_urgent(&mut self) -> Option<J> {
+        self.urgent = self.urgent.checked_sub(1)?;
+        self.jobs.pop_front()
+    }
+
+    /// Threads that count towards the cap.
+    fn ordinary(&self) -> usize {
+        self.live.saturating_sub(self.beside)
     }
 }
 
 impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     /// A pool without threads; they come with the jobs.
     pub fn new(config: WorkersConfig, run: impl Fn(J, &mut S, Pressure<'_>) + Send + Sync + 'static) -> Workers<J, S> {
-        let state = State { jobs: VecDeque::new(), idle: Vec::new(), live: 0, promised: 0, next: 0, threads: HashMap::new(), ended: Vec::new(), closed: false };
+        let state = State {
+            jobs: VecDeque::new(),
+            urgent: 0,
+            beside: 0,
+            idle: Vec::new(),
+            live: 0,
+            promised: 0,
+            next: 0,
+            threads: HashMap::new(),
+            ended: Vec::new(),
+            closed: false,
+        };
         Workers {
             shared: Arc::new(Shared {
                 config,
@@ -115,7 +159,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     /// # Errors
     /// [`Full`] with the job.
     pub fn give(&self, job: J) -> Result<(), Full<J>> {
-        self.give_within(self.shared.config.cap, job)
+        self.give_as(job, false)
     }
 
     /// The same at once, with a thread beyond the cap where there is none
@@ -124,10 +168,10 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     /// # Errors
     /// [`Full`] with the job.
     pub fn give_at_once(&self, job: J) -> Result<(), Full<J>> {
-        self.give_within(usize::MAX, job)
+        self.give_as(job, true)
     }
 
-    fn give_within(&self, cap: usize, job: J) -> Result<(), Full<J>> {
+    fn give_as(&self, job: J, urgent: bool) -> Result<(), Full<J>> {
         let shared = &self.shared;
         // Declared before the lock, so they are joined after it is let go.
         let mut dead = Vec::new();
@@ -136,7 +180,6 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
             return Err(Full(job));
         }
         shared.take_ended(&mut state, &mut dead);
-        let urgent = cap > shared.config.cap;
         if let Some((_, bell)) = state.idle.pop() {
             state.line_up(job, urgent);
             state.promised += 1;
@@ -145,7 +188,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
             bell.notify_one();
             return Ok(());
         }
-        if state.live >= cap {
+        if !urgent && state.ordinary() >= shared.config.cap {
             if state.jobs.len() >= shared.config.backlog + state.promised {
                 return Err(Full(job));
             }
@@ -160,7 +203,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
         state.line_up(job, urgent);
         shared.note(&state);
         drop(state);
-        self.start(number)
+        self.start(number, urgent)
     }
 
     /// Threads there are now.
@@ -199,7 +242,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
     }
 
     /// Starts worker `number`; the job it is for is in the queue already.
-    fn start(&self, number: u64) -> Result<(), Full<J>> {
+    fn start(&self, number: u64, urgent: bool) -> Result<(), Full<J>> {
         let shared = Arc::clone(&self.shared);
         match spawn(format!("{}-{number}", self.shared.config.name), move || shared.work(number)) {
             Ok(thread) => {
@@ -212,7 +255,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
                 state.live -= 1;
                 state.promised = state.promised.saturating_sub(1);
                 // With others alive the job just waits for one of them.
-                let job = if state.live == 0 { state.jobs.pop_back() } else { None };
+                let job = if state.live == 0 { state.take_back(urgent) } else { None };
                 self.shared.note(&state);
                 job.map_or(Ok(()), |job| Err(Full(job)))
             }
@@ -228,45 +271,55 @@ impl<J, S: Default> Shared<J, S> {
             let mut state = self.state.lock();
             state.promised = state.promised.saturating_sub(1);
         }
-        while let Some(job) = self.next_job(number) {
+        let mut was_urgent = false;
+        while let Some((job, urgent)) = self.next_job(number, was_urgent) {
+            was_urgent = urgent;
             if catch_unwind(AssertUnwindSafe(|| (self.run)(job, &mut own, Pressure(&self.waiting)))).is_err() {
                 self.panics.fetch_add(1, Ordering::Relaxed);
                 log::error!("{}-{number}: a job panicked; the thread goes on", self.config.name);
                 own = S::default();
             }
         }
-        let mut state = self.state.lock();
-        state.live -= 1;
-        state.ended.push(number);
-        drop(state);
         self.ended.notify_all();
     }
 
-    /// The next job, or `None` when it is time to end.
-    fn next_job(&self, number: u64) -> Option<J> {
+    /// The next job and whether it is urgent, or `None` when it is time to end:
+    /// the thread is then counted as gone already, or a job might be left for it.
+    fn next_job(&self, number: u64, was_urgent: bool) -> Option<(J, bool)> {
         let mut state = self.state.lock();
+        state.beside -= usize::from(was_urgent);
         let mut bell = None;
         let until = Instant::now() + self.config.idle;
+        let mut late = false;
         loop {
+            if let Some(job) = state.take_urgent() {
+                self.note(&state);
+                return Some((job, true));
+            }
+            // Beyond the cap, for an urgent job that is done: the others' jobs are not for it.
+            if state.closed || state.ordinary() > self.config.cap {
+                break;
+            }
             if let Some(job) = state.jobs.pop_front() {
                 self.note(&state);
-                return Some(job);
+                return Some((job, false));
             }
-            if state.closed {
-                return None;
+            if late {
+                break;
             }
             let bell = bell.get_or_insert_with(|| Arc::new(Condvar::new()));
             state.idle.push((number, Arc::clone(bell)));
-            let late = bell.wait_until(&mut state, until).timed_out();
+            late = bell.wait_until(&mut state, until).timed_out();
             match state.idle.iter().position(|(n, _)| *n == number) {
                 Some(at) => drop(state.idle.remove(at)),
                 // Taken off the stack: for a job, which another may have taken.
                 None => state.promised = state.promised.saturating_sub(1),
             }
-            if late && state.jobs.is_empty() {
-                return None;
-            }
         }
+        state.live -= 1;
+        state.ended.push(number);
+        self.note(&state);
+        None
     }
 
     fn close(&self, state: &mut State<J>) -> VecDeque<J> {
@@ -275,6 +328,7 @@ impl<J, S: Default> Shared<J, S> {
             bell.notify_one();
         }
         let left = std::mem::take(&mut state.jobs);
+        state.beside -= std::mem::take(&mut state.urgent);
         self.note(state);
         left
     }
@@ -394,6 +448,28 @@ mod tests {
         starts.recv_timeout(Duration::from_secs(10)).expect("the one that waited runs too");
         drop(second);
         workers.join(soon()).expect("all end");
+    }
+
+    #[test]
+    fn an_urgent_job_takes_no_place_and_leaves_no_thread() {
+        let workers = pool(1, 8, Duration::from_secs(10));
+        let (started, starts) = bounded(8);
+        let (job, urgent) = held(started.clone());
+        workers.give_at_once(job).expect("a thread");
+        starts.recv_timeout(Duration::from_secs(10)).expect("runs");
+        let (job, first) = held(started.clone());
+        workers.give(job).expect("room");
+        starts.recv_timeout(Duration::from_secs(10)).expect("runs beside the urgent one");
+        let (job, second) = held(started.clone());
+        workers.give(job).expect("waits");
+        drop(urgent);
+        until(|| workers.live() == 1);
+        assert!(Pressure(&workers.shared.waiting).is_high(), "the thread beyond the cap ended and took no job of the others");
+        drop(first);
+        starts.recv_timeout(Duration::from_secs(10)).expect("its turn has come");
+        drop(second);
+        workers.join(soon()).expect("all end");
+        assert_eq!(workers.shared.state.lock().beside, 0);
     }
 
     #[test]

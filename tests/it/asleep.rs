@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -131,6 +132,35 @@ fn answers_find_their_callers() {
                 assert_eq!(&answer(&mut stream), body, "caller {caller}, round {round}");
             }
         }
+    });
+    server.stop();
+}
+
+/// One thread, a line that never ends: others get their turn nevertheless.
+#[test]
+fn an_endless_line_does_not_keep_the_only_thread() {
+    let Some(server) = Server::start(&[ONE, ("HOB_MAX_ACTIVE", "1")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let (address, enough, served) = (server.address, AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut stream = TcpStream::connect(address).expect("connected");
+                stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+                while !enough.load(Ordering::SeqCst) {
+                    let head = format!("POST /invoke/{echo} HTTP/1.1\r\nHost: test\r\nX-Sleep-Ms: 20\r\nContent-Length: 2\r\n\r\nhi");
+                    stream.write_all(head.as_bytes()).expect("sent");
+                    assert_eq!(answer(&mut stream), "hi");
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        crate::harness::wait_until("a line that moves", 20, || (served.load(Ordering::SeqCst) > 16).then_some(()));
+        let (tell, told) = std::sync::mpsc::channel();
+        scope.spawn(move || tell.send(http::send(address, "GET", "/v2/apps", &[], b"")));
+        let answer = told.recv_timeout(Duration::from_secs(10));
+        enough.store(true, Ordering::SeqCst);
+        assert_eq!(answer.expect("an answer while the line stands").expect("whole").status, 200);
     });
     server.stop();
 }
