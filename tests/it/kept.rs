@@ -338,7 +338,7 @@ fn a_full_disk_loses_no_accepted_call() {
     let echo = server.function("echo", "echo", json!({}));
     server.good_call(&echo, &[], b"warm");
     let ballast = disk.0.join("ballast");
-    std::fs::write(&ballast, vec![1; 2 << 20]).expect("written");
+    std::fs::write(&ballast, vec![1; 8 << 20]).expect("written");
     let (body, fields) = (vec![b'x'; 128 << 10], [("Fn-Invoke-Type", "detached"), ("Hob-Delay-Secs", "3600")]);
     let mut accepted = Vec::new();
     let refused = loop {
