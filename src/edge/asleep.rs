@@ -1,13 +1,17 @@
 //! Calls that wait for their turn without a thread: read, complete, and laid
 //! into the line with their connection.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::Job;
 use super::answer::Door;
-use super::conn::{Conn, Shared};
-use super::poll::Poller;
+use super::conn::{Conn, Shared, after_panic};
+use super::poll::{Poller, Serve, Served};
 use super::request::{Action, Request};
+use super::sock::Sock;
 use crate::call::{Body, Call, WatchGuard, Woken};
 use crate::calls::{Sleeper, Turn};
 use crate::http1::{BodyFraming, parse_request};
@@ -61,16 +65,55 @@ pub(super) fn lie_down(shared: &Arc<Shared>, conn: Conn, asked: Asked) -> Result
     if shared.poller.draining() {
         return Err(waiting);
     }
-    let Err(back) = shared.calls.line_up(waiting) else { return Ok(()) };
+    let Err(back) = shared.calls.line_up(waiting) else {
+        shared.poller.note_line();
+        return Ok(());
+    };
     let back: Box<dyn std::any::Any> = back;
     // What was given comes back.
     Err(back.downcast().unwrap_or_else(|_| unreachable!("the line gives back what it was given")))
 }
 
+/// [`try_lie_down`], where a bug in there may cost this connection, and nothing else.
+pub(super) fn try_lie_down_safely(shared: &Arc<Shared>, conn: Conn) -> Option<Conn> {
+    let sock = Arc::clone(&conn.sock);
+    catch_unwind(AssertUnwindSafe(|| try_lie_down(shared, conn))).unwrap_or_else(|_| {
+        log::error!("a request panicked; its connection is closed");
+        after_panic(&sock);
+        None
+    })
+}
+
+/// A worker looks after connections that nobody serves; the first that is for a
+/// worker is its own.
+pub(super) fn help(shared: &Arc<Shared>) -> Option<Conn> {
+    let helper = Helper { shared, found: Mutex::new(None) };
+    shared.poller.help(&helper, || helper.found.lock().is_some());
+    helper.found.into_inner()
+}
+
+struct Helper<'a> {
+    shared: &'a Arc<Shared>,
+    found: Mutex<Option<Conn>>,
+}
+
+impl Serve for Helper<'_> {
+    fn serve(&self, conn: Conn) -> Result<Served, Arc<Sock>> {
+        let Some(conn) = try_lie_down_safely(self.shared, conn) else { return Ok(Served::LinedUp) };
+        // One at a time is asked for.
+        if let Some(second) = self.found.lock().replace(conn)
+            && let Some(workers) = self.shared.workers()
+        {
+            workers.give(Job::Conn(second)).map_err(|Full(job)| Arc::clone(job.sock()))?;
+        }
+        Ok(Served::Taken)
+    }
+}
+
 /// For the poller's thread, while callers stand in line somewhere: takes what
 /// `conn` has sent, and if that is a whole call for such a line, lays it there.
 /// `Some`: it is for a worker.
-pub(super) fn try_lie_down(shared: &Arc<Shared>, mut conn: Conn) -> Option<Conn> {
+fn try_lie_down(shared: &Arc<Shared>, mut conn: Conn) -> Option<Conn> {
     if !conn.take_whole() {
         return Some(conn);
     }

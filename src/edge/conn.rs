@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::asleep::Waiting;
+use super::asleep::{Waiting, help};
 use super::body::{BodyLimits, Source, consume};
 use super::cors::Cors;
 use super::exchange::{exchange, refuse, run};
@@ -221,6 +221,21 @@ pub(super) enum Done {
     Asleep,
 }
 
+/// What a worker does when it is done with a connection.
+enum Then {
+    /// Goes on with the call that waited for its container.
+    Woken(Box<Waiting>),
+    /// Looks what else has come: clients crowd.
+    Help,
+    Nothing,
+}
+
+impl Then {
+    fn go_on_with(next: Option<Box<Waiting>>) -> Then {
+        next.map_or(Then::Nothing, Then::Woken)
+    }
+}
+
 /// Serves a connection until it is quiet or closed, then the call that waited
 /// for the container of its last one, and so on: for ever if the line never
 /// ends, so where others wait for a thread of the cap it goes on in one beyond
@@ -232,8 +247,11 @@ pub(super) fn serve(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, press
     while let Some(one) = job.take() {
         let sock = Arc::clone(one.sock());
         match catch_unwind(AssertUnwindSafe(|| serve_one(shared, one, scratch, pressure))) {
-            Ok(Some(next)) if !beyond_cap && pressure.is_high() => next.go_on(),
-            Ok(next) => job = next.map(Job::Woken),
+            Ok(Then::Woken(next)) if !beyond_cap && pressure.is_high() => next.go_on(),
+            Ok(Then::Woken(next)) => job = Some(Job::Woken(next)),
+            // Who is beyond the cap, or whom others wait for, has no time for that.
+            Ok(Then::Help) if !beyond_cap && !pressure.is_high() => job = help(shared).map(Job::Conn),
+            Ok(Then::Help | Then::Nothing) => {}
             Err(panic) => {
                 after_panic(&sock);
                 drop(sock);
@@ -252,7 +270,7 @@ pub(super) fn after_panic(sock: &Sock) {
     sock.finish_sending();
 }
 
-fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) -> Option<Box<Waiting>> {
+fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) -> Then {
     let (mut conn, mut woken) = match job {
         Job::Conn(mut conn) => {
             conn.brisk = conn.answered.is_some_and(|at| at.elapsed() < LINGER);
@@ -276,36 +294,40 @@ fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pr
                 }
                 Step::Refuse(refusal) => {
                     refuse(shared, &conn, scratch, &refusal);
-                    return None;
+                    return Then::Nothing;
                 }
                 Step::Park(why) => {
                     park(shared, conn, scratch, why);
-                    return None;
+                    return Then::Nothing;
                 }
-                Step::Close => return None,
+                Step::Close => return Then::Nothing,
             },
         };
-        let Done::Answered(back, after, next) = done else { return None };
+        let Done::Answered(back, after, next) = done else { return Then::Nothing };
         conn = back;
         match after {
             After::Next => {}
-            After::Gone => return next,
-            After::Close if scratch.inbuf.is_empty() && !conn.sock.has_bytes() => return next,
+            After::Gone => return Then::go_on_with(next),
+            After::Close if scratch.inbuf.is_empty() && !conn.sock.has_bytes() => return Then::go_on_with(next),
             After::Close | After::CloseUnread => {
                 if let Some(next) = next {
                     next.go_on();
                 }
                 linger_and_close(shared, &conn, scratch);
-                return None;
+                return Then::Nothing;
             }
         }
         conn.sock.end_answer();
         if scratch.inbuf.capacity() > KEPT_MAX && scratch.inbuf.is_empty() {
             scratch.inbuf = Vec::new();
         }
-        if next.is_some() {
+        if let Some(next) = next {
             set_aside(shared, conn, scratch);
-            return next;
+            return Then::Woken(next);
+        }
+        if scratch.inbuf.is_empty() && shared.poller.lately_crowded() {
+            set_aside(shared, conn, scratch);
+            return Then::Help;
         }
         // A worker waits a moment for the next request of a client that
         // is known to be brisk, unless others wait for the worker.

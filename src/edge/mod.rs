@@ -49,7 +49,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -64,7 +63,7 @@ use crate::model::{FnSpec, Id};
 use crate::pool::{Full, SpawnError, Stop, Thread, Workers, WorkersConfig, spawn};
 use crate::store::Store;
 
-use asleep::{Waiting, try_lie_down};
+use asleep::{Waiting, try_lie_down_safely};
 use body::BodyLimits;
 use conn::{Conn, Limits, Scratch, Shared};
 use cors::Cors;
@@ -343,17 +342,8 @@ impl Serve for ToWorkers {
     fn serve(&self, conn: Conn) -> Result<Served, Arc<Sock>> {
         let ToWorkers(shared, workers) = self;
         let conn = if shared.calls.is_crowded() && !shared.poller.draining() {
-            let sock = Arc::clone(&conn.sock);
-            // A bug in there may cost this connection, not the listener.
-            match catch_unwind(AssertUnwindSafe(|| try_lie_down(shared, conn))) {
-                Ok(Some(conn)) => conn,
-                Ok(None) => return Ok(Served::LinedUp),
-                Err(_) => {
-                    log::error!("a request panicked; its connection is closed");
-                    conn::after_panic(&sock);
-                    return Ok(Served::Taken);
-                }
-            }
+            let Some(conn) = try_lie_down_safely(shared, conn) else { return Ok(Served::LinedUp) };
+            conn
         } else {
             conn
         };

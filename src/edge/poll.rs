@@ -50,6 +50,11 @@ const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: app
 /// any line worth the name.
 const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
 
+/// For so long after a call has gone into a line nobody lingers.
+const CROWD_US: u64 = 5_000;
+/// Connections that a worker looks at before it is done with helping.
+const HELP_BATCH: usize = 64;
+
 fn gather() {
     // Cut short, it is as good.
     let _ = nanosleep(&GATHER);
@@ -112,6 +117,10 @@ pub(super) struct Poller {
     next: AtomicU64,
     draining: AtomicBool,
     ending: AtomicBool,
+    /// The start of this poller's time, and when a call last went into a line, in
+    /// microseconds of it.
+    begun: Instant,
+    lined_up_us: AtomicU64,
     /// Open connections of this listener.
     pub(super) open: Arc<AtomicUsize>,
     carried: AtomicUsize,
@@ -154,6 +163,8 @@ impl Poller {
             next: AtomicU64::new(FIRST_CONNECTION),
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            begun: Instant::now(),
+            lined_up_us: AtomicU64::new(0),
             open: Arc::default(),
             carried: AtomicUsize::new(0),
             limits,
@@ -166,6 +177,46 @@ impl Poller {
 
     pub(super) fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A call has gone into a line.
+    pub(super) fn note_line(&self) {
+        self.lined_up_us.store(self.now_us(), Ordering::Relaxed);
+    }
+
+    /// Whether calls have gone into lines a moment ago. A worker then leaves its
+    /// client, however brisk it is: one whose worker waits for it alone would
+    /// always be served before those who wait here.
+    pub(super) fn lately_crowded(&self) -> bool {
+        let at = self.lined_up_us.load(Ordering::Relaxed);
+        at > 0 && self.now_us().saturating_sub(at) < CROWD_US
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// For a worker that has nothing to do: takes what has come meanwhile for
+    /// connections that nobody serves, as this thread does, until there is no
+    /// more or `server` says it has enough. One thread alone would get no more
+    /// than its share of the CPU, and the rest would wait for it.
+    pub(super) fn help(&self, server: &impl Serve, mut enough: impl FnMut() -> bool) {
+        let mut events: Vec<Event> = Vec::with_capacity(1);
+        for _ in 0..HELP_BATCH {
+            events.clear();
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            if epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&now)).is_err() {
+                return;
+            }
+            match events.first().map(|event| (event.data.u64(), event.flags)) {
+                // Those stay with the poller's own thread.
+                None | Some((LISTENER | BELL, _)) => return,
+                Some((id, flags)) => self.happened(id, flags, server),
+            };
+            if enough() {
+                return;
+            }
+        }
     }
 
     /// No more connections; idle ones are closed.
