@@ -28,6 +28,12 @@ const ROOM: usize = 16 * 1024;
 /// A larger buffer is given back after the request that needed it.
 const KEPT_MAX: usize = 64 * 1024;
 
+/// A thread takes so many calls along one after another, then another thread goes
+/// on: one that never sleeps uses up its share of the CPU, and the call in its
+/// hands waits until the kernel lets it run again (at 128 callers 33 ms instead
+/// of 10 at the 99th percentile).
+const IN_A_ROW: usize = 4;
+
 /// The answer to a request whose handler panicked.
 const BUG: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json; charset=utf-8\r\nConnection: close\r\nContent-Length: 36\r\n\r\n{\"message\":\"internal server error\"}\n";
 
@@ -244,10 +250,12 @@ impl Then {
 pub(super) fn serve(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) {
     let beyond_cap = matches!(&job, Job::Woken(waiting) if waiting.holds_container());
     let mut job = Some(job);
+    let mut served = 0;
     while let Some(one) = job.take() {
+        served += 1;
         let sock = Arc::clone(one.sock());
         match catch_unwind(AssertUnwindSafe(|| serve_one(shared, one, scratch, pressure))) {
-            Ok(Then::Woken(next)) if !beyond_cap && pressure.is_high() => next.go_on(),
+            Ok(Then::Woken(next)) if served >= IN_A_ROW || (!beyond_cap && pressure.is_high()) => next.go_on(),
             Ok(Then::Woken(next)) => job = Some(Job::Woken(next)),
             // Who is beyond the cap, or whom others wait for, has no time for that.
             Ok(Then::Help) if !beyond_cap && !pressure.is_high() => job = help(shared).map(Job::Conn),

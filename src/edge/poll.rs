@@ -52,6 +52,9 @@ const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
 
 /// For so long after a call has gone into a line nobody lingers.
 const CROWD_US: u64 = 5_000;
+/// Taken at a time: what this thread has taken waits with it when it must wait
+/// for the CPU.
+const EVENTS: usize = 4;
 /// Connections that a worker looks at before it is done with helping.
 const HELP_BATCH: usize = 64;
 
@@ -363,7 +366,7 @@ impl<S: Serve> Loop<S> {
             log::error!("the listener {local} cannot be waited for: {error}");
             return;
         }
-        let mut events: Vec<Event> = Vec::with_capacity(256);
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
         while !poller.ending.load(Ordering::SeqCst) {
             if let Err(error) = poller.wait(&mut events, retry_at) {
                 log::error!("epoll failed: {error}");

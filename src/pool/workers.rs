@@ -162,8 +162,9 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
         self.give_as(job, false)
     }
 
-    /// The same at once, with a thread beyond the cap where there is none
-    /// else: for jobs that hold what others wait for, and are few for that.
+    /// The same at once: by the worker that has been idle for longest, since the
+    /// kernel lets it run the soonest, or by one beyond the cap where there is
+    /// none: for jobs that hold what others wait for, and are few for that.
     ///
     /// # Errors
     /// [`Full`] with the job.
@@ -180,7 +181,8 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
             return Err(Full(job));
         }
         shared.take_ended(&mut state, &mut dead);
-        if let Some((_, bell)) = state.idle.pop() {
+        let idle = if urgent && !state.idle.is_empty() { Some(state.idle.remove(0)) } else { state.idle.pop() };
+        if let Some((_, bell)) = idle {
             state.line_up(job, urgent);
             state.promised += 1;
             shared.note(&state);
