@@ -116,9 +116,14 @@ impl Way {
         }
     }
 
-    /// A number is worth nothing when calls failed.
+    /// A number is worth nothing when calls failed. Others than hob may fail one in
+    /// a thousand: nginx does where many callers meet few sockets, and it is said.
     pub(crate) fn check(&self, outcome: &Outcome) -> Result<(), Failure> {
-        if outcome.good() == outcome.samples.len() && outcome.good() > 0 {
+        let bad = outcome.samples.len() - outcome.good();
+        if bad > 0 {
+            eprintln!("{}: answers {}", self.name, outcome.statuses());
+        }
+        if outcome.good() > 0 && (bad == 0 || self.name != "hob" && bad <= outcome.samples.len() / 1000) {
             Ok(())
         } else {
             Err(format!("{}: answers {}", self.name, outcome.statuses()).into())
