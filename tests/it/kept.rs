@@ -177,7 +177,7 @@ fn interrupted(folder: &Folder) -> Vec<String> {
 #[test]
 fn a_kill_loses_no_accepted_call() {
     let rounds: usize = std::env::var("HOB_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
-    let (folder, env) = (Folder::new(), [("HOB_CALLS_PER_FN", "1000000")]);
+    let (folder, env) = (Folder::new(), [("HOB_CALLS_PER_FN", "1000000"), ("HOB_DETACHED_MAX_QUEUED", "1000000")]);
     let mut accepted: Vec<String> = Vec::new();
     let mut cut: HashMap<String, u64> = HashMap::new();
     let mut function = String::new();
