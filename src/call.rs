@@ -247,7 +247,7 @@ pub struct Detached {
     pub callback: Option<String>,
 }
 
-/// A detached call was not accepted: it will not run.
+/// A detached call was not accepted: it will not run, unless nobody knows.
 #[derive(Debug, thiserror::Error)]
 pub enum DetachError {
     #[error("the server is shutting down")]
@@ -264,6 +264,9 @@ pub enum DetachError {
     FullBytes { limit: u64 },
     #[error("the call cannot be kept: {cause}")]
     NotKept { cause: String },
+    /// Its record tells, once it has one.
+    #[error("it is not known whether the call is kept: {cause}")]
+    NotKnown { cause: String },
 }
 
 impl fmt::Display for Exit {

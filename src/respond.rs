@@ -102,6 +102,7 @@ pub fn detach_answer(error: &DetachError) -> Answer {
         DetachError::FullBytes { limit } => {
             Answer::new(503, format!("{BUSY}: the bodies of detached calls that wait would have more than {limit} bytes (HOB_DETACHED_MAX_BYTES)")).retry(30)
         }
+        DetachError::NotKnown { cause } => Answer::new(503, format!("{BUSY}: it is not known whether the call is kept and will run: {cause}")).retry(15),
         DetachError::NotKept { cause } => Answer::new(503, format!("{BUSY}: the call cannot be kept, it will not run: {cause}")).retry(5),
     }
 }

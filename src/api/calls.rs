@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::query::cursor_id;
 use super::resources::{Handled, Handler, Page, Refusal, Reply, TEXT, json, look_up};
-use crate::calls::{Changed, Filter, Ledger, LedgerError, Printed, Record, Status};
+use crate::calls::{Changed, Filter, Ledger, LedgerError, NotWritten, Printed, Record, Status};
 use crate::model::{Id, ModelError, Timestamp};
 use crate::respond::Answer;
 
@@ -112,6 +112,17 @@ impl From<LedgerError> for Refusal {
     }
 }
 
+impl From<NotWritten> for Refusal {
+    fn from(error: NotWritten) -> Refusal {
+        log::error!("a detached call could not be changed: {error}");
+        let text = match error {
+            NotWritten::NotKnown => "It is not known whether it was written down: look at the call",
+            NotWritten::TakenBack(_) | NotWritten::Failed(_) => "Could not be written down, try again",
+        };
+        Refusal(Answer { retry_after_s: Some(5), ..Answer::new(503, text) })
+    }
+}
+
 /// What a function answered a detached call.
 #[derive(Debug, Serialize)]
 struct ShownAnswer {
@@ -192,7 +203,7 @@ impl Handler<'_> {
     pub(super) fn cancel_call(&self, function: &str, call: &str) -> Handled {
         let (ledger, fn_id) = self.kept(function)?;
         let id = Id::from_str(call).map_err(|_| no_call())?;
-        match ledger.cancel(&fn_id, &id).map_err(not_done)? {
+        match ledger.cancel(&fn_id, &id)? {
             Changed::Yes => Ok(Reply::new(204, TEXT, "")),
             Changed::No(status) => Err(Refusal(Answer::new(409, format!("Could not cancel - the call is {}", status.name())))),
             Changed::Unknown => Err(no_call()),
@@ -202,7 +213,7 @@ impl Handler<'_> {
     pub(super) fn call_again(&self, function: &str, call: &str) -> Handled {
         let (ledger, fn_id) = self.kept(function)?;
         let id = Id::from_str(call).map_err(|_| no_call())?;
-        match ledger.run_again(&fn_id, &id).map_err(not_done)? {
+        match ledger.run_again(&fn_id, &id)? {
             Changed::Yes => json(&shown(self.known(function, call)?)),
             Changed::No(status) => Err(Refusal(Answer::new(
                 409,
@@ -228,9 +239,4 @@ impl Handler<'_> {
 
 fn no_call() -> Refusal {
     Refusal(Answer::new(404, "Call not found"))
-}
-
-fn not_done(cause: String) -> Refusal {
-    log::error!("a detached call could not be changed: {cause}");
-    Refusal(Answer { retry_after_s: Some(5), ..Answer::new(503, "Could not be written down, try again") })
 }

@@ -212,7 +212,7 @@ impl Messenger {
     }
 
     /// One try, and what is to be written down of it.
-    fn tell(&self, callback: &Callback) -> impl FnOnce(super::writer::Done<()>) -> Job + use<> {
+    fn tell(&self, callback: &Callback) -> impl FnOnce(super::wish::Done<()>) -> Job + use<> {
         let (id, now) = (callback.id, self.ledger.shared.clock.now());
         let again = match self.send(callback) {
             Ok(()) => {

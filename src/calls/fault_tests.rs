@@ -69,7 +69,7 @@ fn life(room: &Room, fn_id: Id, nth: u64, lasting: bool) -> (Told, bool) {
         let Some(mut waiting) = ledger.shared.ready.lock().take(Timestamp::now(), |_| true) else { continue };
         waiting.attempts += 1;
         if let Err(cause) = ledger.ask(|done| Job::Begin(waiting, done)) {
-            clear(&cause);
+            clear(&cause.to_string());
             waiting.attempts -= 1;
             ledger.shared.put(waiting);
             continue;
@@ -90,7 +90,7 @@ fn life(room: &Room, fn_id: Id, nth: u64, lasting: bool) -> (Told, bool) {
         if round == 2 {
             match ledger.run_again(&fn_id, &id) {
                 Ok(changed) => assert_eq!(changed, Changed::Yes),
-                Err(cause) => clear(&cause),
+                Err(error) => clear(&error.to_string()),
             }
         }
     }
@@ -102,7 +102,7 @@ fn life(room: &Room, fn_id: Id, nth: u64, lasting: bool) -> (Told, bool) {
                 assert_eq!(changed, Changed::Yes);
                 told.cancelled.push(last.id);
             }
-            Err(cause) => clear(&cause),
+            Err(error) => clear(&error.to_string()),
         }
     }
     drop(ledger);

@@ -35,6 +35,9 @@ mod record;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod wish;
+#[cfg(test)]
+mod wish_tests;
 mod workers;
 mod writer;
 
@@ -52,9 +55,7 @@ pub use crate::agent::{Sleeper, Turn};
 use crate::call::DetachError;
 use crate::config::{CallsConfig, Keep};
 use crate::metrics::LEDGER;
-use crate::model::Id;
-#[cfg(test)]
-use crate::model::Timestamp;
+use crate::model::{Id, Timestamp};
 use crate::pool::{Thread, spawn};
 
 use callbacks::Desk;
@@ -63,6 +64,7 @@ use database::{Database, Waiting};
 use logbook::Pending;
 use readers::Readers;
 use ready::Ready;
+use wish::{Done, SLOW, wish};
 use writer::Job;
 
 pub use callbacks::{Callbacks, check_url};
@@ -73,6 +75,7 @@ pub use history::Filter;
 pub use logbook::Printed;
 pub use packs::{Pack, packed};
 pub use record::{Accepted, Kept, Phases, Record, Status};
+pub use wish::NotWritten;
 pub use workers::{Crew, FindSpec};
 
 /// Whether a function is still there.
@@ -88,7 +91,7 @@ const RING_OF_GOOD: usize = 512;
 const FRESH_WITHIN: Duration = Duration::from_millis(500);
 /// Jobs waiting for the writer at most.
 const JOBS: usize = 1024;
-/// An acceptance that takes longer than this is refused.
+/// What is asked of the writer is taken back after this, if it can be.
 const COMMIT_LIMIT: Duration = Duration::from_secs(15);
 
 pub(crate) struct Shared {
@@ -130,6 +133,8 @@ pub struct Ledger {
     /// Boxed: the channel writes to each of its places when it is made.
     jobs: Mutex<Option<Sender<Box<Job>>>>,
     writer: Mutex<Option<Thread>>,
+    /// See `COMMIT_LIMIT`.
+    patience: Duration,
 }
 
 impl fmt::Debug for Ledger {
@@ -192,7 +197,7 @@ impl Ledger {
         });
         let of_writer = shared.clone();
         let writer = spawn("calls-writer", move || writer::run(&of_writer, database, &to_do, &rung))?;
-        Ok(Ledger { shared, readers, jobs: Mutex::new(Some(jobs)), writer: Mutex::new(Some(writer)) })
+        Ok(Ledger { shared, readers, jobs: Mutex::new(Some(jobs)), writer: Mutex::new(Some(writer)), patience: COMMIT_LIMIT })
     }
 
     /// Which synchronous calls want a record.
@@ -259,7 +264,10 @@ impl Ledger {
             let cause = format!("the disk of calls.db is full but for {} KiB, which the ends of accepted calls need", free / 1024);
             return Err(DetachError::NotKept { cause });
         }
-        let id = self.ask(|done| Job::Accept(Box::new(call), done)).map_err(|cause| DetachError::NotKept { cause })?;
+        let id = self.ask(|done| Job::Accept(Box::new(call), done)).map_err(|e| match e {
+            NotWritten::NotKnown => DetachError::NotKnown { cause: e.to_string() },
+            NotWritten::TakenBack(_) | NotWritten::Failed(_) => DetachError::NotKept { cause: e.to_string() },
+        })?;
         LEDGER.accepted.add(1);
         Ok(id)
     }
@@ -300,28 +308,30 @@ impl Ledger {
     /// A call that waits is not to run.
     ///
     /// # Errors
-    /// The database's, in words; the call then waits on.
-    pub fn cancel(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
+    /// See [`NotWritten`]; the call then waits on, unless nobody knows.
+    pub fn cancel(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
         let taken = self.shared.ready.lock().remove(id);
         let Some(waiting) = taken.filter(|w| w.fn_id == *fn_id) else {
             if let Some(other) = taken {
                 self.shared.put(other);
             }
             // Dead ones are cancelled too: they will not be asked for again.
-            let dead = self.readers.with(|r| r.dead(id)).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
+            let dead = self.readers.with(|r| r.dead(id)).map_err(unread)?.filter(|w| w.fn_id == *fn_id);
             return match dead {
                 Some(waiting) if self.ask(|done| Job::Cancel { waiting, dead: true, done })? => Ok(Changed::Yes),
                 _ => self.not(fn_id, id),
             };
         };
         match self.ask(|done| Job::Cancel { waiting, dead: false, done }) {
-            Ok(_) => {
-                LEDGER.queued.add(-1);
-                Ok(Changed::Yes)
-            }
-            Err(cause) => {
-                self.shared.put(waiting);
-                Err(cause)
+            Ok(true) => Ok(Changed::Yes),
+            // Its function was deleted.
+            Ok(false) => self.not(fn_id, id),
+            Err(error) => {
+                // Else it is the writer that puts it back, if its try fails.
+                if matches!(error, NotWritten::TakenBack(_)) {
+                    self.shared.put(waiting);
+                }
+                Err(error)
             }
         }
     }
@@ -329,35 +339,31 @@ impl Ledger {
     /// A call that has failed for good is to run again.
     ///
     /// # Errors
-    /// The database's, in words.
-    pub fn run_again(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
-        let dead = self.readers.with(|r| r.dead(id)).map_err(|e| e.to_string())?.filter(|w| w.fn_id == *fn_id);
+    /// See [`NotWritten`].
+    pub fn run_again(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
+        let dead = self.readers.with(|r| r.dead(id)).map_err(unread)?.filter(|w| w.fn_id == *fn_id);
         let Some(waiting) = dead else { return self.not(fn_id, id) };
         let waiting = Waiting { due: self.shared.clock.now(), ..waiting };
         // Somebody else may have been faster with the same wish, or with another.
         if self.ask(|done| Job::Revive(waiting, done))? { Ok(Changed::Yes) } else { self.not(fn_id, id) }
     }
 
-    fn not(&self, fn_id: &Id, id: &Id) -> Result<Changed, String> {
-        let record = self.record(fn_id, id).map_err(|e| e.to_string())?;
+    fn not(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
+        let record = self.record(fn_id, id).map_err(unread)?;
         Ok(record.map_or(Changed::Unknown, |record| Changed::No(if self.shared.ready.lock().is_running(id) { Status::Running } else { record.status })))
     }
 
     /// Asks the writer and waits until it is on disk.
-    fn ask<T>(&self, job: impl FnOnce(writer::Done<T>) -> Job) -> Result<T, String> {
-        self.ask_within(COMMIT_LIMIT, job)
+    fn ask<T>(&self, job: impl FnOnce(Done<T>) -> Job) -> Result<T, NotWritten> {
+        self.ask_within(self.patience, job)
     }
 
-    fn ask_within<T>(&self, limit: Duration, job: impl FnOnce(writer::Done<T>) -> Job) -> Result<T, String> {
-        let (done, answer) = bounded(1);
-        let until = Instant::now() + limit.min(COMMIT_LIMIT);
-        let jobs = self.jobs.lock().clone().ok_or("the server is shutting down")?;
-        jobs.send_deadline(Box::new(job(done)), until).map_err(|_| "the calls database is too slow".to_owned())?;
-        match answer.recv_deadline(until) {
-            Ok(result) => result,
-            // It may still be written: the caller is told that it is not known.
-            Err(_) => Err("the calls database is too slow".to_owned()),
-        }
+    fn ask_within<T>(&self, limit: Duration, job: impl FnOnce(Done<T>) -> Job) -> Result<T, NotWritten> {
+        let (done, asked) = wish();
+        let until = Instant::now() + limit.min(self.patience);
+        let jobs = self.jobs.lock().clone().ok_or(NotWritten::TakenBack("the server is shutting down"))?;
+        jobs.send_deadline(Box::new(job(done)), until).map_err(|_| NotWritten::TakenBack(SLOW))?;
+        asked.wait(until)
     }
 
     fn ended(&self, ended: record::Ended) {
@@ -370,6 +376,20 @@ impl Ledger {
                     log::error!("the calls database is gone: a detached call runs again at the next start");
                 }
             }
+        }
+    }
+
+    /// A call that was to run and is in no queue: a record that says it waits
+    /// would say so for ever.
+    fn lost(&self, waiting: &Waiting) {
+        log::error!("detached call {} is not in the queue any more", waiting.id);
+        match self.readers.with(|r| r.record(&waiting.fn_id, &waiting.id)) {
+            Ok(Some(record)) if !record.status.is_final() => {
+                let error = Some("it is not in the queue any more".to_owned());
+                let record = Record { status: Status::Error, completed: Some(Timestamp::now()), error, ..record };
+                self.ended(record::Ended::Done { record: Box::new(record), answer: None });
+            }
+            _ => self.shared.over(&waiting.id),
         }
     }
 
@@ -391,6 +411,11 @@ impl Ledger {
             writer.join();
         }
     }
+}
+
+/// The database could not be read before anything was asked for.
+fn unread(error: LedgerError) -> NotWritten {
+    NotWritten::Failed(error.to_string())
 }
 
 impl Drop for Ledger {
@@ -431,6 +456,10 @@ impl Shared {
         let mut ready = self.ready.lock();
         ready.forget(fn_id);
         LEDGER.queued.set(i64::try_from(ready.len()).unwrap_or(i64::MAX));
+    }
+
+    fn count_queued(&self) {
+        LEDGER.queued.set(i64::try_from(self.ready.lock().len()).unwrap_or(i64::MAX));
     }
 
     fn put(&self, waiting: Waiting) {

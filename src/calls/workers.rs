@@ -162,10 +162,7 @@ impl Worker {
         let loaded = self.ledger.readers.with(|r| r.load(&waiting.id));
         let accepted = match loaded {
             Ok(Some(accepted)) => accepted,
-            Ok(None) => {
-                log::error!("detached call {} is not in the queue any more", waiting.id);
-                return self.ledger.shared.over(&waiting.id);
-            }
+            Ok(None) => return self.ledger.lost(&waiting),
             Err(error) => return self.again(waiting, error.to_string()),
         };
         let Some(spec) = spec else {

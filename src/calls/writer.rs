@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select};
+use crossbeam_channel::{Receiver, select};
 
 use super::database::{Changes, Database, Waiting};
 use super::history::level;
 use super::logbook::Usage;
 use super::packs::{fits, packed};
 use super::record::{Accepted, Ended, Record};
+use super::wish::Done;
 use super::{RING_OF_GOOD, Shared};
 use crate::agent::Log;
 use crate::metrics::LEDGER;
@@ -31,10 +32,7 @@ const FORGET: u32 = 5_000;
 /// Between tries to write down what failed to be.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
-/// What comes back once the job is on disk.
-pub(super) type Done<T> = Sender<Result<T, String>>;
-
-/// What is asked of the writer. All are durable, but for a run's begin, which a
+/// What is asked of the writer; `Done` is told once it is on disk. All are durable, but for a run's begin, which a
 /// loss of power may undo, and the last.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -64,6 +62,15 @@ pub(super) enum Job {
 impl Job {
     fn is_freshen(&self) -> bool {
         matches!(self, Job::Freshen(_))
+    }
+
+    /// Whether it is still wanted. What may come late is: a run's begin, a try.
+    fn take_up(&self) -> bool {
+        match self {
+            Job::Accept(_, done) => done.take_up(),
+            Job::Cancel { done, .. } | Job::Revive(_, done) => done.take_up(),
+            Job::Begin(..) | Job::Ended(_) | Job::Told { .. } | Job::Freshen(_) => true,
+        }
     }
 
     fn is_durable(&self) -> bool {
@@ -194,7 +201,7 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &G
             LEDGER.logs_dropped.add(logs.len() as u64);
             *usage = usage_of(database);
             let text = error.to_string();
-            let again: Vec<Job> = batch.into_iter().filter_map(|job| refuse(job, &text)).collect();
+            let again: Vec<Job> = batch.into_iter().filter_map(|job| refuse(shared, job, &text)).collect();
             shared.ends_wait.store(!again.is_empty(), Ordering::SeqCst);
             again
         }
@@ -217,6 +224,9 @@ impl Applied {
 }
 
 fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<Applied> {
+    if !job.take_up() {
+        return Ok(Applied::Nothing);
+    }
     match job {
         Job::Accept(call, _) => {
             if let Some(key) = &call.key
@@ -243,7 +253,8 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
         Job::Accept(call, done) => {
             let id = match applied {
                 Applied::Repeats(id) => id,
-                Applied::Done | Applied::Nothing => {
+                Applied::Nothing => return,
+                Applied::Done => {
                     shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0, bytes: call.body.len() as u64 });
                     call.id
                 }
@@ -254,6 +265,7 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
             let _ = done.send(Ok(()));
         }
         Job::Cancel { done, .. } => {
+            shared.count_queued();
             shared.may_be_told();
             let _ = done.send(Ok(changed));
         }
@@ -273,7 +285,8 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
     }
 }
 
-fn refuse(job: Job, text: &str) -> Option<Job> {
+/// Tells whoever waits that it failed. Gives back what must be tried again.
+fn refuse(shared: &Shared, job: Job, text: &str) -> Option<Job> {
     match job {
         Job::Accept(_, done) => {
             let _ = done.send(Err(text.to_owned()));
@@ -283,7 +296,15 @@ fn refuse(job: Job, text: &str) -> Option<Job> {
             let _ = done.send(Err(text.to_owned()));
             None
         }
-        Job::Cancel { done, .. } | Job::Revive(_, done) => {
+        Job::Cancel { waiting, dead, done } => {
+            // Who has taken the wish back has put the call back.
+            if !dead && done.take_up() {
+                shared.put(waiting);
+            }
+            let _ = done.send(Err(text.to_owned()));
+            None
+        }
+        Job::Revive(_, done) => {
             let _ = done.send(Err(text.to_owned()));
             None
         }

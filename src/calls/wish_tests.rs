@@ -1,0 +1,143 @@
+//! What is asked of a writer that is slow: whoever gives up is told what is so.
+
+use super::tests::{Room, call, wait_until};
+use super::*;
+
+/// A ledger whose askers give up soon.
+fn hasty(room: &Room) -> Ledger {
+    let mut ledger = room.open();
+    ledger.patience = Duration::from_millis(800);
+    ledger
+}
+
+/// The file's write lock in somebody else's hands: the writer has taken its
+/// jobs up, and is stuck in its transaction for up to 5 s.
+struct Locked(rusqlite::Connection);
+
+impl Locked {
+    fn of(room: &Room) -> Locked {
+        let other = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+        other.busy_timeout(Duration::from_secs(5)).expect("set");
+        other.execute_batch("BEGIN IMMEDIATE").expect("locked");
+        Locked(other)
+    }
+
+    fn release(self) {
+        self.0.execute_batch("ROLLBACK").expect("unlocked");
+    }
+}
+
+/// Everything asked for so far has been looked at.
+fn caught_up(ledger: &Ledger) {
+    wait_until("the writer", || ledger.ask(Job::Freshen).is_ok());
+}
+
+fn status(ledger: &Ledger, fn_id: &Id, id: &Id) -> Option<Status> {
+    ledger.readers.with(|r| r.record(fn_id, id)).expect("read").map(|record| record.status)
+}
+
+fn take(ledger: &Ledger) -> Option<Id> {
+    ledger.shared.ready.lock().take(Timestamp(i64::MAX), |_| true).map(|w| w.id)
+}
+
+/// The writer has not come to its jobs: it stands before what has gathered.
+fn held(ledger: &Ledger) -> parking_lot::MutexGuard<'_, Ring> {
+    ledger.shared.ring.lock()
+}
+
+#[test]
+fn what_is_said_not_to_run_does_not() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = hasty(&room);
+    let writer = held(&ledger);
+    let refused = call(fn_id, Some("k"));
+    assert!(matches!(ledger.accept(refused.clone()), Err(DetachError::NotKept { .. })));
+    drop(writer);
+    caught_up(&ledger);
+    assert_eq!((take(&ledger), status(&ledger, &fn_id, &refused.id)), (None, None));
+    let again = call(fn_id, Some("k"));
+    assert_eq!(ledger.accept(again.clone()).expect("accepted"), again.id, "its key is free");
+}
+
+#[test]
+fn what_the_writer_is_at_is_not_said_not_to_run() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = hasty(&room);
+    let lock = Locked::of(&room);
+    let unknown = call(fn_id, None);
+    assert!(matches!(ledger.accept(unknown.clone()), Err(DetachError::NotKnown { .. })));
+    lock.release();
+    wait_until("it to wait", || take(&ledger) == Some(unknown.id));
+}
+
+/// It is back in line as if nobody had asked, and what was asked does not come
+/// to pass later.
+#[test]
+fn a_cancelling_that_is_taken_back_leaves_the_call_to_run() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = hasty(&room);
+    let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    let writer = held(&ledger);
+    assert!(matches!(ledger.cancel(&fn_id, &id), Err(NotWritten::TakenBack(_))));
+    assert_eq!(take(&ledger), Some(id));
+    drop(writer);
+    caught_up(&ledger);
+    assert_eq!(status(&ledger, &fn_id, &id), Some(Status::Queued));
+    assert!(ledger.readers.with(|r| r.load(&id)).expect("read").is_some());
+}
+
+#[test]
+fn a_cancelling_that_is_not_known_to_be_written_lets_nothing_run_meanwhile() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = hasty(&room);
+    let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    let lock = Locked::of(&room);
+    assert_eq!(ledger.cancel(&fn_id, &id), Err(NotWritten::NotKnown));
+    assert_eq!(take(&ledger), None);
+    lock.release();
+    wait_until("the end", || status(&ledger, &fn_id, &id) == Some(Status::Cancelled));
+    assert_eq!(take(&ledger), None);
+}
+
+/// The writer's try fails after the asker has gone.
+#[test]
+fn a_cancelling_that_fails_in_the_end_puts_the_call_back() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = hasty(&room);
+    let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    let lock = Locked::of(&room);
+    assert_eq!(ledger.cancel(&fn_id, &id), Err(NotWritten::NotKnown));
+    wait_until("the writer's patience to end", || take(&ledger) == Some(id));
+    lock.release();
+    assert_eq!(status(&ledger, &fn_id, &id), Some(Status::Queued));
+}
+
+#[test]
+fn a_redrive_that_is_taken_back_does_not_happen() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = hasty(&room);
+    let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    assert_eq!(take(&ledger), Some(id));
+    let record = ledger.record(&fn_id, &id).expect("read").expect("known");
+    ledger.ended(record::Ended::Done { record: Box::new(Record { status: Status::Error, ..record }), answer: None });
+    wait_until("the end", || status(&ledger, &fn_id, &id) == Some(Status::Error));
+    let writer = held(&ledger);
+    assert!(matches!(ledger.run_again(&fn_id, &id), Err(NotWritten::TakenBack(_))));
+    drop(writer);
+    caught_up(&ledger);
+    assert_eq!((take(&ledger), status(&ledger, &fn_id, &id)), (None, Some(Status::Error)));
+}
+
+/// Whatever took it out of the queue: its record says that it is over.
+#[test]
+fn a_call_without_its_row_does_not_wait_for_ever() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    let waiting = ledger.shared.ready.lock().take(Timestamp(i64::MAX), |_| true).expect("waits");
+    let other = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+    other.execute_batch("DELETE FROM queue").expect("deleted");
+    ledger.lost(&waiting);
+    wait_until("the end", || status(&ledger, &fn_id, &id) == Some(Status::Error));
+    assert!(!ledger.shared.ready.lock().is_running(&id));
+}
