@@ -300,7 +300,8 @@ fn clean_code(smaps: &str) -> Vec<(usize, usize)> {
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let Some(first) = words.next() else { continue };
-        if first == "Anonymous:" {
+        // A page that was written may lie in the swap.
+        if matches!(first, "Anonymous:" | "Swap:") {
             if let Some(mapping) = mappings.last_mut() {
                 mapping.clean &= words.next() == Some("0");
             }
@@ -391,6 +392,9 @@ Anonymous:             0 kB
 Anonymous:             0 kB
 7000-7010 r-xp 00000000 fe:00 88 /lib/patched.so
 Anonymous:             4 kB
+7010-7020 r--p 00010000 fe:00 88 /lib/patched.so
+Anonymous:             0 kB
+Swap:                  8 kB
 7fff-8000 r-xp 00000000 00:00 0 [vdso]
 Anonymous:             0 kB
 ";
