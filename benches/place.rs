@@ -64,6 +64,9 @@ fn main() -> Result<(), Failure> {
     warm_up(&hob, &target);
     let way = ways(&hob, &target, &hob.sockets(), None)?.pop().ok_or("no way to hob")?;
     let functions = proc::named(engine::PROGRAM);
+    if functions.len() as u64 != CONTAINERS {
+        return Err(format!("{} functions run, {CONTAINERS} of them this bench's: another hob is at work", functions.len()).into());
+    }
     let mut table = Table::new(&["callers", "placed", "p50", "p99", "calls/s", "server CPU per call", "p50 to the kernel's choice", "calls/s to it"]);
     let rounds = options.pick(3, 7, 15);
     let length = Duration::from_millis(options.pick(300, 1000, 2000));

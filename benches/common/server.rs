@@ -238,7 +238,7 @@ fn free_address() -> Result<SocketAddr, Failure> {
 
 fn configuration(folder: &Path, sockets: &[PathBuf], one: SocketAddr, all: SocketAddr, unbuffered: bool) -> String {
     let folder = folder.display();
-    let server = |socket: &PathBuf| format!("server unix:{};", socket.display());
+    let server = |socket: &PathBuf| format!("server unix:{} max_fails=0;", socket.display());
     let list: String = sockets.iter().map(server).collect();
     let first: String = sockets.first().map(server).unwrap_or_default();
     let buffering = if unbuffered { "proxy_request_buffering off; proxy_buffering off;" } else { "" };
