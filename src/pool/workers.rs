@@ -86,6 +86,8 @@ struct State<J> {
     /// Idle workers, the latest on top. A worker is woken by being taken off.
     idle: Vec<(u64, Arc<Condvar>)>,
     live: usize,
+    /// Of those, the ones that the system has not given yet.
+    starting: usize,
     /// Threads started or woken for a job they have not taken yet.
     promised: usize,
     next: u64,
@@ -136,6 +138,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
             beside: 0,
             idle: Vec::new(),
             live: 0,
+            starting: 0,
             promised: 0,
             next: 0,
             threads: HashMap::new(),
@@ -199,6 +202,7 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
             return Ok(());
         }
         state.live += 1;
+        state.starting += 1;
         state.promised += 1;
         let number = state.next;
         state.next += 1;
@@ -248,16 +252,20 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
         let shared = Arc::clone(&self.shared);
         match spawn(format!("{}-{number}", self.shared.config.name), move || shared.work(number)) {
             Ok(thread) => {
-                self.shared.state.lock().threads.insert(number, thread);
+                let mut state = self.shared.state.lock();
+                state.starting -= 1;
+                state.threads.insert(number, thread);
                 Ok(())
             }
             Err(error) => {
                 log::warn!("{error}");
                 let mut state = self.shared.state.lock();
                 state.live -= 1;
+                state.starting -= 1;
                 state.promised = state.promised.saturating_sub(1);
-                // With others alive the job just waits for one of them.
-                let job = if state.live == 0 { state.take_back(urgent) } else { None };
+                // With others alive the job just waits for one of them; not so with
+                // those that may not come either.
+                let job = if state.live == state.starting { state.take_back(urgent) } else { None };
                 self.shared.note(&state);
                 job.map_or(Ok(()), |job| Err(Full(job)))
             }
