@@ -251,16 +251,11 @@ impl Poller {
             return;
         }
         let id = conn.id;
-        // The lock is held over epoll_ctl (which never waits): the event must
-        // not be looked for before the connection is in the table.
+        let sock = Arc::clone(&conn.sock);
+        let registered = std::mem::replace(&mut conn.registered, true);
         let mut table = self.table.lock();
         // At the end only who has asked is kept: for the answer.
-        if table.closing || (why == Parking::Idle && self.draining() && !conn.sock.has_bytes()) {
-            return;
-        }
-        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
-        if let Err(error) = self.arm(&mut conn, flags) {
-            log::warn!("a connection cannot be waited for: {error}");
+        if table.closing || (why == Parking::Idle && self.draining() && !sock.has_bytes()) {
             return;
         }
         self.carried.fetch_add(conn.carry.len(), Ordering::Relaxed);
@@ -268,6 +263,14 @@ impl Poller {
         table.parked.insert(id, Parked { conn, deadline, why });
         let ring = table.must_ring(deadline);
         drop(table);
+        // After it is in the table, where an event looks for it, and without the
+        // lock, for which the others wait. Whoever takes it from the table before
+        // that gets an event too many, which finds nothing.
+        if let Err(error) = self.arm(id, &sock, registered, EventFlags::IN | EventFlags::RDHUP) {
+            log::warn!("a connection cannot be waited for: {error}");
+            drop(self.table.lock().unpark(id, &self.carried));
+            return;
+        }
         if ring {
             self.ring();
         }
@@ -277,24 +280,21 @@ impl Poller {
     /// The watch ends with the guard. `may_probe`: the client understands an
     /// interim response.
     pub(super) fn watch(poller: &Arc<Poller>, id: u64, sock: &Arc<Sock>, may_probe: bool, gone: Arc<dyn Fn() + Send + Sync>) -> Option<Guard> {
-        let mut table = poller.table.lock();
+        let watch = Watch { gone, sock: Arc::clone(sock), may_probe, probe_at: None };
+        poller.table.lock().watches.insert(id, watch);
+        let guard = Guard { poller: Arc::clone(poller), id };
         // A connection in a worker's hands was parked before: it is registered.
-        if let Err(error) = epoll::modify(&poller.epoll, sock.as_fd(), EventData::new_u64(id), EventFlags::RDHUP | EventFlags::ONESHOT) {
+        if let Err(error) = poller.arm(id, sock, true, EventFlags::RDHUP) {
             log::warn!("a client cannot be watched: {error}");
             return None;
         }
-        table.watches.insert(id, Watch { gone, sock: Arc::clone(sock), may_probe, probe_at: None });
-        Some(Guard { poller: Arc::clone(poller), id })
+        Some(guard)
     }
 
-    fn arm(&self, conn: &mut Conn, flags: EventFlags) -> Result<(), Errno> {
-        let data = EventData::new_u64(conn.id);
-        if conn.registered {
-            return epoll::modify(&self.epoll, conn.sock.as_fd(), data, flags);
-        }
-        epoll::add(&self.epoll, conn.sock.as_fd(), data, flags)?;
-        conn.registered = true;
-        Ok(())
+    /// Asks for one event of connection `id`.
+    fn arm(&self, id: u64, sock: &Sock, registered: bool, flags: EventFlags) -> Result<(), Errno> {
+        let (data, flags) = (EventData::new_u64(id), flags | EventFlags::ONESHOT);
+        if registered { epoll::modify(&self.epoll, sock.as_fd(), data, flags) } else { epoll::add(&self.epoll, sock.as_fd(), data, flags) }
     }
 
     fn unwatch(&self, id: u64) {
@@ -545,6 +545,9 @@ impl Poller {
                 watch.probe_at = Some(at);
                 table.timers.insert((at, id));
             }
+        } else {
+            // Asked for before the watch was.
+            let _ = self.arm(id, &watch.sock, true, EventFlags::RDHUP);
         }
         Served::Taken
     }
