@@ -109,6 +109,9 @@ impl<'a> ClientSide<'a> {
     }
 
     fn message(&mut self, answer: &Answer, id: Option<Id>) -> Result<(), ClientGone> {
+        if self.poller.draining() {
+            self.reply.keep = false;
+        }
         self.status = Some(answer.status);
         let timing = self.receipt.as_ref().map(|receipt| receipt.text(Instant::now()));
         let sent = self.reply.message_of_call(answer, id.as_ref(), timing.as_deref());

@@ -1,6 +1,7 @@
 //! Calls that wait for their turn without a thread: read, complete, and laid
 //! into the line with their connection.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -22,6 +23,11 @@ use crate::pool::Full;
 /// beyond it: what waits is then bounded by the length of the lines, what is
 /// larger by the number of threads.
 const CALL_MAX: u64 = 16 * 1024;
+
+/// What a buffer of one that waits may have in spare room.
+const SPARE_MAX: usize = 4 * 1024;
+/// So many threads beyond the cap tell those whose wait has failed.
+const TELLERS: usize = 4;
 
 /// Whether `call` is small enough, when so many bytes more came with it.
 pub(super) fn may_sleep(call: &Call, more: usize) -> bool {
@@ -60,7 +66,13 @@ pub(super) struct Manner {
 
 /// Has the call wait in the line of its function, if one stands. `Err`: it is
 /// to be run by the thread that has it.
-pub(super) fn lie_down(shared: &Arc<Shared>, conn: Conn, asked: Asked) -> Result<(), Box<Waiting>> {
+pub(super) fn lie_down(shared: &Arc<Shared>, mut conn: Conn, mut asked: Asked) -> Result<(), Box<Waiting>> {
+    // What a long head has left behind.
+    for buffer in [&mut conn.carry, &mut asked.call.fields] {
+        if buffer.capacity() - buffer.len() > SPARE_MAX {
+            buffer.shrink_to_fit();
+        }
+    }
     let waiting = Box::new(Waiting { conn, asked, turn: None, shared: Arc::clone(shared) });
     if shared.poller.draining() {
         return Err(waiting);
@@ -174,20 +186,103 @@ impl Sleeper for Waiting {
 
 impl Woken for Waiting {
     fn go_on(self: Box<Self>) {
-        let Some(workers) = self.shared.workers() else { return };
-        // With a container in its hands it must not stand behind calls that wait for one.
-        let given = if self.holds_container() { workers.give_at_once(Job::Woken(self)) } else { workers.give(Job::Woken(self)) };
+        let shared = Arc::clone(&self.shared);
+        let Some(workers) = shared.workers() else { return };
+        // With a container in its hands it must not stand behind calls that wait for
+        // one, and without hope of one not behind calls that run for long.
+        let given = match &self.turn {
+            None => workers.give(Job::Woken(self)),
+            Some(turn) if turn.holds_container() => workers.give_at_once(Job::Woken(self)),
+            Some(_) => match shared.told.add(self) {
+                Some(first) => workers.give_at_once(Job::Woken(first)),
+                None => return,
+            },
+        };
         if let Err(Full(job)) = given {
-            EDGE.refused_connections.add(1);
-            super::poll::refuse(job.sock());
+            turn_away(&shared, &job);
         }
     }
 }
 
 impl Waiting {
-    /// Whether it is urgent: others may wait for its container.
-    pub(super) fn holds_container(&self) -> bool {
-        self.turn.as_ref().is_some_and(Turn::holds_container)
+    /// Its wait is over, with a container or without: it is not to wait for a
+    /// thread as well.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| !turn.holds_container())
+    }
+}
+
+/// There is no thread for `job`: 503.
+fn turn_away(shared: &Arc<Shared>, job: &Job) {
+    EDGE.refused_connections.add(1);
+    super::poll::refuse(job.sock());
+    drop(Telling::if_so(shared, job));
+}
+
+/// Those whose wait has failed: many at once, when a container cannot be had. A
+/// few threads tell one after another.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Untold>);
+
+#[derive(Debug, Default)]
+struct Untold {
+    line: VecDeque<Box<Waiting>>,
+    tellers: usize,
+}
+
+impl Told {
+    /// `Some`: it is for one more thread.
+    fn add(&self, waiting: Box<Waiting>) -> Option<Box<Waiting>> {
+        let mut untold = self.0.lock();
+        if untold.tellers < TELLERS {
+            untold.tellers += 1;
+            return Some(waiting);
+        }
+        untold.line.push_back(waiting);
+        None
+    }
+}
+
+/// One that tells; when it is dropped, another goes on if there is more to tell.
+pub(super) struct Telling<'s>(&'s Arc<Shared>);
+
+impl<'s> Telling<'s> {
+    pub(super) fn if_so(shared: &'s Arc<Shared>, job: &Job) -> Option<Telling<'s>> {
+        matches!(job, Job::Woken(waiting) if waiting.has_failed()).then(|| Telling(shared))
+    }
+
+    pub(super) fn next(&self) -> Option<Job> {
+        self.0.told.0.lock().line.pop_front().map(Job::Woken)
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        let Telling(shared) = self;
+        loop {
+            let next = {
+                let mut untold = shared.told.0.lock();
+                let next = untold.line.pop_front();
+                untold.tellers -= usize::from(next.is_none());
+                next
+            };
+            let Some(next) = next else { return };
+            match shared.workers().map(|workers| workers.give_at_once(Job::Woken(next))) {
+                Some(Ok(())) => return,
+                // What comes back may be another's; then the one above stands in line.
+                Some(Err(Full(job))) => {
+                    super::poll::refuse(job.sock());
+                    if !matches!(&job, Job::Woken(waiting) if waiting.has_failed()) {
+                        return;
+                    }
+                }
+                None => {}
+            }
+        }
     }
 }
 

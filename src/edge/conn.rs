@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::asleep::{Waiting, help};
+use super::asleep::{Telling, Told, Waiting, help};
 use super::body::{BodyLimits, Source, consume};
 use super::cors::Cors;
 use super::exchange::{exchange, refuse, run};
@@ -165,6 +165,8 @@ pub(super) struct Shared {
     pub(super) forwarder: Forwarder,
     /// Set once they are there.
     pub(super) workers: OnceLock<Weak<Workers<Job, Scratch>>>,
+    /// Who waits to be told that there is no container.
+    pub(super) told: Told,
 }
 
 impl Shared {
@@ -248,13 +250,14 @@ impl Then {
 /// it. A panic costs one connection: its client is told, if no answer was begun,
 /// and the worker goes on.
 pub(super) fn serve(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) {
-    let beyond_cap = matches!(&job, Job::Woken(waiting) if waiting.holds_container());
+    let beyond_cap = matches!(&job, Job::Woken(waiting) if waiting.is_urgent());
+    let telling = Telling::if_so(shared, &job);
     let mut job = Some(job);
     let mut served = 0;
-    while let Some(one) = job.take() {
+    while let Some(one) = job.take().or_else(|| telling.as_ref().and_then(Telling::next)) {
         served += 1;
         let sock = Arc::clone(one.sock());
-        match catch_unwind(AssertUnwindSafe(|| serve_one(shared, one, scratch, pressure))) {
+        match catch_unwind(AssertUnwindSafe(|| serve_one(shared, one, scratch, (pressure, beyond_cap)))) {
             Ok(Then::Woken(next)) if served >= IN_A_ROW || (!beyond_cap && pressure.is_high()) => next.go_on(),
             Ok(Then::Woken(next)) => job = Some(Job::Woken(next)),
             // Who is beyond the cap, or whom others wait for, has no time for that.
@@ -278,7 +281,7 @@ pub(super) fn after_panic(sock: &Sock) {
     sock.finish_sending();
 }
 
-fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pressure<'_>) -> Then {
+fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, (pressure, beyond_cap): (Pressure<'_>, bool)) -> Then {
     let (mut conn, mut woken) = match job {
         Job::Conn(mut conn) => {
             conn.brisk = conn.answered.is_some_and(|at| at.elapsed() < LINGER);
@@ -332,6 +335,12 @@ fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, pressure: Pr
         if let Some(next) = next {
             set_aside(shared, conn, scratch);
             return Then::Woken(next);
+        }
+        if beyond_cap {
+            // It had a thread for the sake of its container; the next request of
+            // this client has no more right to one than anybody's.
+            set_aside(shared, conn, scratch);
+            return Then::Nothing;
         }
         if scratch.inbuf.is_empty() && shared.poller.lately_crowded() {
             set_aside(shared, conn, scratch);

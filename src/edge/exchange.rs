@@ -17,7 +17,7 @@ use super::receipt::Receipt;
 use super::reply::{DateCache, Reply};
 use super::request::{Action, Refusal, Request};
 use super::sock::Sock;
-use crate::call::{Body, Call, CallError, ClientGone, DetachError, Detached};
+use crate::call::{Body, Call, CallError, ClientGone, DetachError, Detached, Woken};
 use crate::calls::Turn;
 use crate::http1::{BodyFraming, HeadError};
 use crate::metrics::{self, EDGE, Labels, REQUESTS};
@@ -223,6 +223,10 @@ pub(super) fn run(shared: &Shared, conn: Conn, asked: Asked, turn: Option<Turn>,
             let error = result.err().unwrap_or_else(|| CallError::Internal("no answer was given".to_owned()));
             if let CallError::Internal(text) = &error {
                 log::error!("call {} of function {}: {text}", call.id, fn_name(&call.spec));
+            }
+            // Its client may be slow to take even that: another has the container.
+            if let Some(next) = client.take_next() {
+                next.go_on();
             }
             After::answered(client.fail(&error), client.reply.keep)
         }

@@ -63,7 +63,7 @@ use crate::model::{FnSpec, Id};
 use crate::pool::{Full, SpawnError, Stop, Thread, Workers, WorkersConfig, spawn};
 use crate::store::Store;
 
-use asleep::{Waiting, try_lie_down_safely};
+use asleep::{Told, Waiting, try_lie_down_safely};
 use body::BodyLimits;
 use conn::{Conn, Limits, Scratch, Shared};
 use cors::Cors;
@@ -264,6 +264,7 @@ impl Edge {
             directory,
             forwarder: Forwarder::new(api_socket),
             workers: OnceLock::new(),
+            told: Told::default(),
         });
         let for_workers = Arc::clone(&shared);
         let plan = WorkersConfig { name: "edge", cap: config.max_active, backlog: config.max_connections, idle: WORKER_IDLE };

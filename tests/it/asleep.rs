@@ -169,6 +169,66 @@ fn an_endless_line_does_not_keep_the_only_thread() {
     server.stop();
 }
 
+/// A request that holds a thread: its body does not come.
+fn unfinished(function: &str) -> Vec<u8> {
+    format!("POST /invoke/{function} HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nx").into_bytes()
+}
+
+/// No thread is free when the wait is over: it is told nevertheless.
+#[test]
+fn a_wait_that_fails_waits_for_no_thread() {
+    let Some((server, echo, running)) = held(&[ONE, ("HOB_MAX_ACTIVE", "3"), ("HOB_MAX_WAIT_MSECS", "2500")], "8000") else { return };
+    // The first waits with a thread; the others lie down behind it.
+    let first = server.begin_call(&echo, &[]);
+    server.await_queue(&echo, "waiting", 1);
+    let mut line: Vec<_> = (0..6).map(|_| server.begin_call(&echo, &[])).collect();
+    server.await_queue(&echo, "waiting", 7);
+    drop(first);
+    server.await_queue(&echo, "waiting", 6);
+    let uploads: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).expect("connected");
+            stream.write_all(&unfinished(&echo)).expect("sent");
+            stream
+        })
+        .collect();
+    for stream in &mut line {
+        let answer = http::finish(stream).expect("an answer");
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    running.set_nonblocking(true).expect("set");
+    assert!(running.peek(&mut [0]).is_err(), "before the call that had the container was done");
+    drop(uploads);
+    server.stop();
+}
+
+/// Who had a thread beyond the cap for its container's sake does not keep it.
+#[test]
+fn the_next_request_of_one_that_waited_counts_towards_the_cap() {
+    let Some((server, echo, mut running)) = held(&[ONE, ("HOB_MAX_ACTIVE", "3")], "2000") else { return };
+    let mut line = Vec::new();
+    for n in 1..=12 {
+        let mut stream = TcpStream::connect(server.address).expect("connected");
+        stream.write_all(&request(&echo, "")).expect("sent");
+        server.await_queue(&echo, "waiting", n);
+        stream.write_all(&unfinished(&echo)).expect("sent");
+        line.push(stream);
+    }
+    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    for stream in &mut line {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        answer(stream);
+    }
+    // The other requests hold those of the cap meanwhile.
+    let mut looks_in_a_row = 0;
+    crate::harness::wait_until("the threads beyond the cap to end", 20, || {
+        looks_in_a_row = if workers(&server) == 3 { looks_in_a_row + 1 } else { 0 };
+        (looks_in_a_row == 50).then_some(())
+    });
+    drop(line);
+    server.stop();
+}
+
 fn request(function: &str, body: &str) -> Vec<u8> {
     format!("POST /invoke/{function} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
