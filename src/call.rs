@@ -262,6 +262,9 @@ pub enum DetachError {
     Full { limit: usize },
     #[error("the bodies of detached calls that wait have {limit} bytes already")]
     FullBytes { limit: u64 },
+    /// `to` one host, or all of them.
+    #[error("{limit} ends of calls are still to be told to {to}")]
+    FullCallbacks { limit: usize, to: &'static str },
     #[error("the call cannot be kept: {cause}")]
     NotKept { cause: String },
     /// Its record tells, once it has one.

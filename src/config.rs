@@ -96,6 +96,7 @@ settings! {
     HOB_DETACHED_ATTEMPTS Kind::Count, "3", "runs of a detached call that fails; hob/max-attempts of a function wins";
     HOB_DETACHED_SHARE_PERCENT Kind::Count, "50", "share of the functions' memory that detached calls may use";
     HOB_CALLBACK_WORKERS Kind::Count, "2", "callbacks of detached calls (Hob-Callback) under way at the same time; 0 = none are accepted";
+    HOB_CALLBACK_MAX_QUEUED Kind::Count, "200000", "detached calls, over or not, whose end is still to be told; beyond it, or beyond half of it for one host, 503 for calls with Hob-Callback";
     HOB_CALLBACK_SECRET Kind::Text, "", "signs callbacks (Hob-Signature, HMAC-SHA256); empty = they are not signed";
     HOB_CALLBACK_PRIVATE Kind::Switch, "false", "callbacks may go to addresses that are not public: this host, private and link-local networks, a cloud's metadata";
     FN_ENABLE_NB_RESOURCE_TRACKER Kind::Switch, "false", "answer 503 at once instead of waiting for memory or CPU";

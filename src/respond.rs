@@ -103,6 +103,9 @@ pub fn detach_answer(error: &DetachError) -> Answer {
             Answer::new(503, format!("{BUSY}: the bodies of detached calls that wait would have more than {limit} bytes (HOB_DETACHED_MAX_BYTES)")).retry(30)
         }
         DetachError::NotKnown { cause } => Answer::new(503, format!("{BUSY}: it is not known whether the call is kept and will run: {cause}")).retry(15),
+        DetachError::FullCallbacks { limit, to } => {
+            Answer::new(503, format!("{BUSY}: {limit} ends of calls are still to be told to {to} (HOB_CALLBACK_MAX_QUEUED)")).retry(30)
+        }
         DetachError::NotKept { cause } => Answer::new(503, format!("{BUSY}: the call cannot be kept, it will not run: {cause}")).retry(5),
     }
 }

@@ -16,7 +16,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::Ledger;
 use super::address::is_public;
-use super::database::Callback;
+use super::database::{Callback, CallbackPlace, Look};
 use super::record::{Kept, Record};
 use super::writer::Job;
 use crate::metrics::LEDGER;
@@ -29,11 +29,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE_MS: i64 = 1_000;
 const LONGEST_PAUSE_MS: i64 = 3_600_000;
 /// It is given up when the call has ended this long ago.
-const GIVEN_UP_MS: i64 = 86_400_000;
+pub(super) const GIVEN_UP_MS: i64 = 86_400_000;
 /// Reading past so many for hosts that have their threads is not done for
 /// every call that ends, but after a pause.
 const MANY: usize = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Read in one look; the next goes on behind them.
+const LOOK: usize = 2_000;
+/// Looks go on from one place for so long while they find something: then what
+/// stands before it has its turn.
+const GO_BACK: Duration = Duration::from_secs(30);
 /// With nothing due.
 const SLEEP: Duration = Duration::from_secs(60);
 /// A stop waits so long for tries under way.
@@ -66,7 +71,7 @@ impl Callbacks {
     pub fn start(ledger: &Arc<Ledger>) -> Result<Callbacks, SpawnError> {
         let mut callbacks = Callbacks { ledger: ledger.clone(), threads: Vec::new() };
         for n in 1..=ledger.shared.settings.callback_workers {
-            let worker = Messenger::new(ledger.clone());
+            let mut worker = Messenger::new(ledger.clone());
             ledger.shared.desk.lock().alive += 1;
             let alive = Alive(ledger.clone());
             callbacks.threads.push(spawn(format!("callback-{n}"), move || {
@@ -122,13 +127,16 @@ pub fn check_url(url: &str) -> Result<(), &'static str> {
     if known && host && plain { Ok(()) } else { Err("Bad request: Hob-Callback must be an http or https URL with a host and without a user") }
 }
 
-fn host(url: &str) -> String {
+pub(super) fn host(url: &str) -> String {
     url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(|a| a.as_str().to_ascii_lowercase())).unwrap_or_default()
 }
 
 struct Messenger {
     ledger: Arc<Ledger>,
     agent: ureq::Agent,
+    /// Up to here nothing could be told, since `begun` or later.
+    after: Option<CallbackPlace>,
+    begun: Instant,
 }
 
 impl Messenger {
@@ -143,10 +151,10 @@ impl Messenger {
             .build();
         let resolver = Guarded { private: ledger.shared.settings.callback_private, inner: DefaultResolver::default() };
         let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Messenger { ledger, agent }
+        Messenger { ledger, agent, after: None, begun: Instant::now() }
     }
 
-    fn live(&self) {
+    fn live(&mut self) {
         while let Some(callback) = self.next() {
             let job = self.tell(&callback);
             if let Err(cause) = self.ledger.ask(job) {
@@ -159,8 +167,9 @@ impl Messenger {
     }
 
     /// The next one that is due, claimed; `None` when it is time to end.
-    fn next(&self) -> Option<Callback> {
-        let shared = &self.ledger.shared;
+    fn next(&mut self) -> Option<Callback> {
+        let ledger = self.ledger.clone();
+        let shared = &ledger.shared;
         loop {
             let (seen, claimed) = {
                 let desk = shared.desk.lock();
@@ -173,8 +182,8 @@ impl Messenger {
             // One that is due later than any pause was written by another clock.
             let later = |c: &Callback| c.due > now && c.due.0 <= now.0 + LONGEST_PAUSE_MS;
             let mut passed_over = 0;
-            let found = self.ledger.readers.with(|r| {
-                r.callback(|c| {
+            let found = ledger.readers.with(|r| {
+                r.callback(self.after, LOOK, |c| {
                     let may = later(c) || !claimed.contains_key(&c.id) && !full(&claimed, &host(&c.url));
                     passed_over += usize::from(!may);
                     may
@@ -182,24 +191,35 @@ impl Messenger {
             });
             let found = found.unwrap_or_else(|error| {
                 log::error!("{error}");
-                None
+                Look::Nothing
             });
             let mut desk = shared.desk.lock();
             if desk.closing {
                 return None;
             }
             let sleep = match found {
-                Some(callback) if !later(&callback) => {
+                Look::Found(callback) if !later(&callback) => {
                     let host = host(&callback.url);
                     // Others may have taken it, or its host's threads, meanwhile.
                     if !desk.claimed.contains_key(&callback.id) && !full(&desk.claimed, &host) {
                         desk.claimed.insert(callback.id, host);
+                        if self.begun.elapsed() >= GO_BACK {
+                            self.after = None;
+                        }
                         return Some(callback);
                     }
                     continue;
                 }
-                Some(callback) => u64::try_from(callback.due.0 - now.0).map_or(SLEEP, Duration::from_millis).min(SLEEP),
-                None => SLEEP,
+                Look::Until(place) => {
+                    if self.after.replace(place).is_none() {
+                        self.begun = Instant::now();
+                    }
+                    LOOK_AGAIN
+                }
+                // What stands before has not been looked at this time.
+                _ if self.after.take().is_some() => LOOK_AGAIN,
+                Look::Found(callback) => u64::try_from(callback.due.0 - now.0).map_or(SLEEP, Duration::from_millis).min(SLEEP),
+                Look::Nothing => SLEEP,
             };
             if passed_over > MANY {
                 // Each end of a call is news, and no reason to read all these again.
@@ -372,10 +392,81 @@ mod tests {
         };
         let hanging: Vec<Id> = (0..90).map(|_| end("http://hangs.example/")).collect();
         let good = end("http://good.example/");
-        let messenger = Messenger::new(ledger.clone());
+        let mut messenger = Messenger::new(ledger.clone());
         let first = messenger.next().expect("one");
         assert!(hanging.contains(&first.id));
         assert_eq!(messenger.next().expect("another").id, good);
+    }
+
+    /// Neither does it make a look longer, nor is what stands before forgotten.
+    #[test]
+    fn a_look_is_bounded_and_the_next_goes_on() {
+        let (room, fn_id) = (Room::new(), Id::new());
+        let ledger = Arc::new(room.open());
+        let database = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+        let now = ledger.shared.clock.now().0;
+        let put = |url: &str, due: i64| {
+            let sql = "INSERT INTO callbacks VALUES (?1, ?2, ?3, ?4, ?4, 0)";
+            let id = Id::new();
+            database.execute(sql, rusqlite::params![id.as_str(), fn_id.as_str(), url, due]).expect("written");
+            id
+        };
+        database.execute_batch("BEGIN").expect("begun");
+        for _ in 0..2 * LOOK {
+            put("http://hangs.example/", now - 5_000);
+        }
+        let goods = [put("http://good.example/1", now - 3_000), put("http://good.example/2", now - 2_000)];
+        database.execute_batch("COMMIT").expect("written");
+        ledger.shared.desk.lock().claimed.insert(Id::new(), "hangs.example".to_owned());
+        let mut messenger = Messenger::new(ledger.clone());
+        for good in goods {
+            assert_eq!(messenger.next().expect("one").id, good);
+            assert!(messenger.after.is_some(), "the next look begins behind those that were passed over");
+            ledger.ask(|done| Job::Told { id: good, again: None, done }).expect("written");
+            ledger.shared.desk.lock().claimed.remove(&good);
+        }
+        ledger.shared.desk.lock().claimed.clear();
+        let hangs = messenger.next().expect("one");
+        assert_eq!((hangs.url.as_str(), messenger.after), ("http://hangs.example/", None));
+    }
+
+    /// To one host half of what may be, whatever becomes of the calls; and what
+    /// is not told in a day is given up without a try.
+    #[test]
+    fn what_is_to_be_told_is_bounded() {
+        let (room, fn_id) = (Room::new(), Id::new());
+        let wants = |url: &str| Accepted { callback: Some(url.to_owned()), ..call(fn_id, None) };
+        let full = |ledger: &Ledger, url: &str| matches!(ledger.accept(wants(url)), Err(crate::call::DetachError::FullCallbacks { .. }));
+        let given_up = LEDGER.callbacks_lost.get();
+        {
+            let ledger = room.open_with(|s| s.max_callbacks = 4);
+            let over = ledger.accept(wants("http://a.example/1")).expect("accepted");
+            ledger.accept(wants("http://A.example/2")).expect("accepted");
+            assert!(full(&ledger, "http://a.example/3"));
+            ledger.cancel(&fn_id, &over).expect("written");
+            assert!(full(&ledger, "http://a.example/3"), "its end is still to be told");
+            ledger.ask(|done| Job::Told { id: over, again: None, done }).expect("written");
+            for url in ["http://a.example/3", "http://b.example/", "http://c.example/"] {
+                ledger.accept(wants(url)).expect("accepted");
+            }
+            assert!(full(&ledger, "http://d.example/"));
+            ledger.accept(call(fn_id, None)).expect("others are accepted");
+        }
+        let ledger = room.open_with(|s| s.max_callbacks = 4);
+        assert!(full(&ledger, "http://d.example/"), "after a restart too");
+        // All that wait end; a day passes.
+        while let Some(waiting) = { ledger.shared.ready.lock().take(Timestamp::now(), |_| true) } {
+            let record = Record { status: Status::Success, ..ledger.record(&fn_id, &waiting.id).expect("read").expect("known") };
+            ledger.ended(Ended::Done { record: Box::new(record), answer: None });
+        }
+        drop(ledger);
+        let database = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+        assert_eq!(database.execute("UPDATE callbacks SET ended = ended - ?1, due = ended", [GIVEN_UP_MS + 1]).expect("written"), 4);
+        let ledger = room.open_with(|s| s.max_callbacks = 4);
+        super::super::tests::wait_until("the tidying", || !full(&ledger, "http://a.example/"));
+        assert!(LEDGER.callbacks_lost.get() >= given_up + 4);
+        let left: i64 = database.query_row("SELECT count(*) FROM callbacks", [], |row| row.get(0)).expect("a count");
+        assert_eq!(left, 0);
     }
 
     #[test]

@@ -101,6 +101,19 @@ pub(super) struct Waiting {
     pub(super) bytes: u64,
 }
 
+/// Where a look at the callbacks has come to.
+pub(super) type CallbackPlace = (Timestamp, Id);
+
+/// What a look at some callbacks gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Look {
+    Found(Callback),
+    /// None of so many; there may be one behind this.
+    Until(CallbackPlace),
+    /// None to the last.
+    Nothing,
+}
+
 /// An end that is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Callback {
@@ -302,20 +315,25 @@ impl Database {
         })
     }
 
-    /// The first callback, in the order in which they are due, that is `wanted`:
-    /// however many there are for hosts that are not, it is found.
-    pub(super) fn callback(&self, mut wanted: impl FnMut(&Callback) -> bool) -> Result<Option<Callback>, LedgerError> {
+    /// The first callback behind `after`, in the order in which they are due,
+    /// that is `wanted`, of the next `most`.
+    pub(super) fn callback(&self, after: Option<CallbackPlace>, most: usize, mut wanted: impl FnMut(&Callback) -> bool) -> Result<Look, LedgerError> {
         self.read(|c| {
-            let mut statement = c.prepare_cached("SELECT id, fn_id, url, ended, due, tries FROM callbacks ORDER BY due")?;
-            let mut rows = statement.query([])?;
+            let sql = "SELECT id, fn_id, url, ended, due, tries FROM callbacks WHERE due >= ?1 AND (due, id) > (?1, ?2) ORDER BY due, id LIMIT ?3";
+            let mut statement = c.prepare_cached(sql)?;
+            let (due, after) = after.map_or((i64::MIN, String::new()), |(due, id)| (due.0, id.to_string()));
+            let mut rows = statement.query(params![due, after, i64::try_from(most).unwrap_or(i64::MAX)])?;
+            let (mut seen, mut last) = (0, None);
             while let Some(row) = rows.next()? {
                 let (ended, due) = (Timestamp(row.get(3)?), Timestamp(row.get(4)?));
                 let callback = Callback { id: id(row, 0)?, fn_id: id(row, 1)?, url: row.get(2)?, ended, due, tries: row.get(5)? };
                 if wanted(&callback) {
-                    return Ok(Some(callback));
+                    return Ok(Look::Found(callback));
                 }
+                seen += 1;
+                last = Some((callback.due, callback.id));
             }
-            Ok(None)
+            Ok(last.filter(|_| seen >= most).map_or(Look::Nothing, Look::Until))
         })
     }
 
@@ -514,7 +532,8 @@ impl Changes<'_> {
     /// waits has its key still.
     pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp) -> rusqlite::Result<usize> {
         let c = self.connection;
-        let mut gone = c.execute("DELETE FROM answers WHERE created < ?1", [answers.0])?;
+        let mut gone =
+            c.execute("DELETE FROM answers WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = answers.id)", [answers.0])?;
         gone += c.execute("DELETE FROM keys WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.id = keys.id)", [oldest.0])?;
         gone += c.execute("DELETE FROM queue WHERE dead = 1 AND max(created, due) < ?1", [oldest.0])?;
         Ok(gone)

@@ -29,6 +29,7 @@ mod history;
 mod history_tests;
 mod logbook;
 mod packs;
+mod promises;
 mod readers;
 mod ready;
 mod record;
@@ -62,6 +63,7 @@ use callbacks::Desk;
 use clock::Clock;
 use database::{Database, Waiting};
 use logbook::Pending;
+use promises::Promises;
 use readers::Readers;
 use ready::Ready;
 use wish::{Done, SLOW, wish};
@@ -108,6 +110,7 @@ pub(crate) struct Shared {
     /// What the callbacks' threads share, and their bell.
     desk: Mutex<Desk>,
     told: Condvar,
+    promises: Promises,
     closing: AtomicBool,
     /// Acceptances on their way to the disk: they count as queued.
     accepting: AtomicUsize,
@@ -166,6 +169,7 @@ impl Ledger {
         let clock = Clock::start();
         let readers = Readers::of(path);
         let (waiting, dead) = database.waiting(clock.now())?;
+        let promises = Promises::of(&database)?;
         let mut ready = Ready::default();
         for w in waiting {
             // A call that was running when the server was killed has used up an
@@ -190,6 +194,7 @@ impl Ledger {
             clock,
             desk: Mutex::default(),
             told: Condvar::new(),
+            promises,
             closing: AtomicBool::new(false),
             accepting: AtomicUsize::new(0),
             accepting_bytes: AtomicU64::new(0),
@@ -264,7 +269,13 @@ impl Ledger {
             let cause = format!("the disk of calls.db is full but for {} KiB, which the ends of accepted calls need", free / 1024);
             return Err(DetachError::NotKept { cause });
         }
-        let id = self.ask(|done| Job::Accept(Box::new(call), done)).map_err(|e| match e {
+        let (own, wants) = (call.id, call.callback.is_some());
+        self.shared.promises.promise(&call, settings.max_callbacks)?;
+        let accepted = self.ask(|done| Job::Accept(Box::new(call), done));
+        if wants && accepted.as_ref() != Ok(&own) {
+            self.shared.promises.remove(&own);
+        }
+        let id = accepted.map_err(|e| match e {
             NotWritten::NotKnown => DetachError::NotKnown { cause: e.to_string() },
             NotWritten::TakenBack(_) | NotWritten::Failed(_) => DetachError::NotKept { cause: e.to_string() },
         })?;
@@ -455,6 +466,7 @@ impl Shared {
     fn forget(&self, fn_id: &Id) {
         let mut ready = self.ready.lock();
         ready.forget(fn_id);
+        self.promises.forget(fn_id);
         LEDGER.queued.set(i64::try_from(ready.len()).unwrap_or(i64::MAX));
     }
 

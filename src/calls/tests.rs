@@ -54,6 +54,7 @@ pub(super) fn settings() -> CallsConfig {
         workers: 1,
         attempts: 2,
         callback_workers: 2,
+        max_callbacks: 1000,
         callback_secret: Some("secret".to_owned()),
         callback_private: true,
         share_percent: 50,
@@ -235,7 +236,7 @@ fn a_cancelled_call_is_told_of() {
         ledger
             .readers
             .with(|r| {
-                r.callback(|_| {
+                r.callback(None, usize::MAX, |_| {
                     count += 1;
                     false
                 })
@@ -338,6 +339,25 @@ fn what_belongs_to_a_record_goes_with_it() {
     assert_eq!(ledger.readers.with(|r| r.load(&dead.id)).expect("read"), None);
     assert_eq!(ledger.accept(call(fn_id, Some("k"))).expect("known"), put_off.id, "it has its key still");
     assert_eq!(fail(&ledger, &fn_id), put_off.id);
+}
+
+/// An answer that is still to be told is kept, however old.
+#[test]
+fn an_answer_stays_until_it_is_told() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open_with(|s| s.keep_answers = Duration::ZERO);
+    let end = |callback: Option<String>| {
+        let accepted = Accepted { callback, ..call(fn_id, None) };
+        ledger.accept(accepted.clone()).expect("accepted");
+        let record = Box::new(Record { status: Status::Success, completed: Some(Timestamp::now()), ..Record::of(&accepted) });
+        ledger.ended(record::Ended::Done { record, answer: Some(Kept::default()) });
+        accepted.id
+    };
+    let (told, other) = (end(Some("http://a.example/".to_owned())), end(None));
+    let has = |id: &Id| ledger.answer(id).expect("read").is_some();
+    wait_until("the ends", || has(&told) && has(&other));
+    wait_until("the tidying", || !has(&other));
+    assert!(has(&told));
 }
 
 /// A full disk, as SQLite reports it: the file may not grow.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
+use super::callbacks::GIVEN_UP_MS;
 use super::database::{Changes, Database, Waiting};
 use super::history::level;
 use super::logbook::Usage;
@@ -261,7 +262,13 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
             };
             let _ = done.send(Ok(id));
         }
-        Job::Begin(_, done) | Job::Told { done, .. } | Job::Freshen(done) => {
+        Job::Told { id, again, done, .. } => {
+            if again.is_none() {
+                shared.promises.remove(&id);
+            }
+            let _ = done.send(Ok(()));
+        }
+        Job::Begin(_, done) | Job::Freshen(done) => {
             let _ = done.send(Ok(()));
         }
         Job::Cancel { done, .. } => {
@@ -324,8 +331,12 @@ fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
             return false;
         }
     };
-    let mut more = false;
+    let (mut more, mut given_up) = (false, Vec::new());
     let result = database.commit(false, |changes| {
+        if !shared.promises.are_none() {
+            given_up = changes.forget_callbacks(Timestamp(shared.clock.now().0 - GIVEN_UP_MS), FORGET)?;
+            more |= given_up.len() >= FORGET as usize;
+        }
         let mut held = Vec::with_capacity(functions.len());
         for fn_id in &functions {
             if (shared.exists)(fn_id) {
@@ -349,6 +360,11 @@ fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
         log::error!("old calls could not be forgotten: {error}");
         *usage = usage_of(database);
         return false;
+    }
+    if !given_up.is_empty() {
+        log::warn!("{} callbacks are given up: their calls have ended a day ago", given_up.len());
+        LEDGER.callbacks_lost.add(given_up.len() as u64);
+        given_up.iter().for_each(|call| shared.promises.remove(call));
     }
     more
 }

@@ -38,6 +38,8 @@ pub struct CallsConfig {
     pub attempts: u32,
     /// Callbacks under way at the same time; 0 = none are accepted.
     pub callback_workers: usize,
+    /// Ends still to be told; half of that to one host.
+    pub max_callbacks: usize,
     /// Signs callbacks.
     pub callback_secret: Option<String>,
     /// Callbacks may go to addresses that are not public.
@@ -69,6 +71,7 @@ impl Raw {
             workers: self.size("HOB_DETACHED_WORKERS").min(256),
             attempts: u32::try_from(self.count("HOB_DETACHED_ATTEMPTS")).unwrap_or(u32::MAX),
             callback_workers: self.size("HOB_CALLBACK_WORKERS").min(64),
+            max_callbacks: self.size("HOB_CALLBACK_MAX_QUEUED"),
             callback_secret: self.optional("HOB_CALLBACK_SECRET"),
             callback_private: self.switch("HOB_CALLBACK_PRIVATE"),
             share_percent: self.count("HOB_DETACHED_SHARE_PERCENT").min(100),
