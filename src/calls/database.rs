@@ -62,7 +62,12 @@ const FOURTH: &str = "
         oldest int NOT NULL, newest int NOT NULL, count int NOT NULL, data blob NOT NULL);
     CREATE INDEX packs_fn ON packs (fn_id, last, newest, count);
 ";
-const VERSION: i64 = 4;
+/// What version 5 added. Runs that were cut before count as failures, as they did.
+const FIFTH: &str = "
+    ALTER TABLE queue ADD COLUMN failed int NOT NULL DEFAULT 0;
+    UPDATE queue SET failed = attempts;
+";
+const VERSION: i64 = 5;
 
 const RUNS_AGAIN: &str = "UPDATE calls SET status = 0 WHERE status = 1 AND (fn_id, id) IN (SELECT fn_id, id FROM queue WHERE dead = 0 AND attempts > 0)";
 
@@ -96,7 +101,10 @@ pub(super) struct Waiting {
     pub(super) fn_id: Id,
     pub(super) priority: u8,
     pub(super) due: Timestamp,
+    /// Runs begun.
     pub(super) attempts: u32,
+    /// Those of them that failed; others were cut by the server's end.
+    pub(super) failed: u32,
     /// Of its body.
     pub(super) bytes: u64,
 }
@@ -193,6 +201,9 @@ impl Database {
         if found < 4 {
             transaction.execute_batch(FOURTH)?;
         }
+        if found < 5 {
+            transaction.execute_batch(FIFTH)?;
+        }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()
     }
@@ -257,14 +268,22 @@ impl Database {
     /// time is taken as a distance, from the acceptance or from now.
     pub(super) fn waiting(&self, now: Timestamp) -> Result<(Vec<Waiting>, u64), LedgerError> {
         self.read(|c| {
-            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts, created, length(body) FROM queue WHERE dead = 0")?;
+            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts, created, length(body), failed FROM queue WHERE dead = 0")?;
             let rows = statement.query_map([], |row| {
                 let (due, attempts, created): (i64, u32, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
                 let mut due = if created > now.0 { due - (created - now.0) } else { due };
                 if attempts > 0 {
                     due = due.min(now.0 + LONGEST_PAUSE_MS);
                 }
-                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(due), attempts, bytes: row.get(6)? })
+                Ok(Waiting {
+                    id: id(row, 0)?,
+                    fn_id: id(row, 1)?,
+                    priority: row.get(2)?,
+                    due: Timestamp(due),
+                    attempts,
+                    failed: row.get(7)?,
+                    bytes: row.get(6)?,
+                })
             })?;
             let waiting = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let dead: i64 = c.query_row("SELECT count(*) FROM queue WHERE dead = 1", [], |row| row.get(0))?;
@@ -301,7 +320,15 @@ impl Database {
         self.read(|c| {
             let sql = "SELECT id, fn_id, priority, due, length(body) FROM queue WHERE id = ?1 AND dead = 1";
             let read = |row: &Row<'_>| {
-                Ok(Waiting { id: id(row, 0)?, fn_id: id(row, 1)?, priority: row.get(2)?, due: Timestamp(row.get(3)?), attempts: 0, bytes: row.get(4)? })
+                Ok(Waiting {
+                    id: id(row, 0)?,
+                    fn_id: id(row, 1)?,
+                    priority: row.get(2)?,
+                    due: Timestamp(row.get(3)?),
+                    attempts: 0,
+                    failed: 0,
+                    bytes: row.get(4)?,
+                })
             };
             c.prepare_cached(sql)?.query_row([call.as_str()], read).optional()
         })
@@ -459,10 +486,11 @@ impl Changes<'_> {
                 }
             }
             Ended::Again { waiting: w, error } => {
-                self.connection.prepare_cached("UPDATE queue SET due = ?2, attempts = ?3 WHERE id = ?1")?.execute(params![
+                self.connection.prepare_cached("UPDATE queue SET due = ?2, attempts = ?3, failed = ?4 WHERE id = ?1")?.execute(params![
                     w.id.as_str(),
                     w.due.0,
-                    w.attempts
+                    w.attempts,
+                    w.failed
                 ])?;
                 self.connection.prepare_cached("UPDATE calls SET status = ?3, error = ?4, attempts = ?5 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
                     w.fn_id.as_str(),
@@ -516,7 +544,7 @@ impl Changes<'_> {
     /// A dead call is to run again, with all its attempts. Whether it was one.
     pub(super) fn revive(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<bool> {
         self.may_fail()?;
-        let sql = "UPDATE queue SET dead = 0, attempts = 0, due = ?2 WHERE id = ?1 AND dead = 1";
+        let sql = "UPDATE queue SET dead = 0, attempts = 0, failed = 0, due = ?2 WHERE id = ?1 AND dead = 1";
         if self.connection.prepare_cached(sql)?.execute(params![w.id.as_str(), now.0])? == 0 {
             return Ok(false);
         }

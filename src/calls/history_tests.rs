@@ -167,7 +167,7 @@ fn records_of_an_older_file_stay() {
     let old: HashMap<Id, Record> = (0..20).map(|n| good(fn_id, Timestamp(Timestamp::now().0 + n))).map(|r| (r.id, r)).collect();
     {
         let database = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
-        database.execute_batch("DROP TABLE packs; PRAGMA user_version = 3").expect("as it was");
+        database.execute_batch("DROP TABLE packs; ALTER TABLE queue DROP COLUMN failed; PRAGMA user_version = 3").expect("as it was");
         let sql = "INSERT INTO calls (fn_id, id, app_id, detached, status, created, started, completed, attempts, start, waited_us, ran_us, request_bytes, \
                    response_bytes, container, start_us, boot_us, thaw_us, dispatch_us, function_us, cpu_us) \
                    VALUES (?1, ?2, ?1, 0, 2, ?3, ?3, ?3, 0, 'hot', 1, 2, 3, 4, ?4, 1, 2, 3, 4, 5, 6)";

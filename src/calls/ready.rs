@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn waiting(fn_id: Id, priority: u8, due: i64) -> Waiting {
-        Waiting { id: Id::new(), fn_id, priority, due: Timestamp(due), attempts: 0, bytes: 10 }
+        Waiting { id: Id::new(), fn_id, priority, due: Timestamp(due), attempts: 0, failed: 0, bytes: 10 }
     }
 
     #[test]

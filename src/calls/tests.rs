@@ -503,12 +503,44 @@ fn an_older_file_is_brought_up_to_date() {
     for column in ["cpu_us", "memory_peak", "trigger_id", "start_us", "boot_us", "thaw_us", "dispatch_us", "function_us"] {
         old.execute_batch(&format!("ALTER TABLE calls DROP COLUMN {column}")).expect("dropped");
     }
-    old.execute_batch("ALTER TABLE queue DROP COLUMN trigger_id; ALTER TABLE queue DROP COLUMN callback; DROP TABLE callbacks; PRAGMA user_version = 1")
+    old.execute_batch("ALTER TABLE queue DROP COLUMN failed; ALTER TABLE queue DROP COLUMN trigger_id; ALTER TABLE queue DROP COLUMN callback; DROP TABLE callbacks; PRAGMA user_version = 1")
         .expect("dropped");
     drop(old);
     let ledger = room.open();
     assert_eq!(ledger.record(&fn_id, &id).expect("read").map(|r| r.status), Some(Status::Queued));
     assert_eq!(ledger.shared.ready.lock().len(), 1);
+}
+
+/// Runs that failed are told from those that were cut, over a restart too. In a
+/// file of version 4 all count as failures, as they did.
+#[test]
+fn failures_are_counted_apart() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let take = |ledger: &Ledger| ledger.shared.ready.lock().take(Timestamp(i64::MAX), |_| true).expect("waits");
+    {
+        let ledger = room.open();
+        let id = ledger.accept(call(fn_id, None)).expect("accepted");
+        let first = Waiting { attempts: 1, ..take(&ledger) };
+        ledger.ask(|done| Job::Begin(first, done)).expect("begun");
+        ledger.ended(record::Ended::Again { waiting: Waiting { failed: 1, ..first }, error: "text".to_owned() });
+        wait_until("the end", || !ledger.shared.ready.lock().is_running(&id));
+        ledger.ask(|done| Job::Begin(Waiting { attempts: 2, ..take(&ledger) }, done)).expect("begun");
+        std::mem::forget(ledger);
+    }
+    let runs = |w: Waiting| (w.attempts, w.failed);
+    assert_eq!(runs(take(&room.open())), (2, 1), "the second was cut");
+    let old = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+    old.execute_batch("ALTER TABLE queue DROP COLUMN failed; PRAGMA user_version = 4").expect("dropped");
+    drop(old);
+    {
+        let ledger = room.open();
+        let waiting = take(&ledger);
+        assert_eq!(runs(waiting), (2, 2));
+        ledger.shared.put(waiting);
+        let id = fail(&ledger, &fn_id);
+        assert_eq!(ledger.run_again(&fn_id, &id), Ok(Changed::Yes));
+    }
+    assert_eq!(runs(take(&room.open())), (0, 0), "with all its runs again");
 }
 
 /// The clock was set back between two starts: nothing waits longer for it.

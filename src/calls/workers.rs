@@ -112,7 +112,7 @@ impl Worker {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run(waiting, spec))).is_err() {
                 log::error!("detached call {}: a run panicked; it is tried again", waiting.id);
                 // It counts, or one that always panics would be tried for ever.
-                let waiting = Waiting { attempts: waiting.attempts + 1, ..waiting };
+                let waiting = Waiting { attempts: waiting.attempts + 1, failed: waiting.failed + 1, ..waiting };
                 self.again(waiting, "a bug in hob: the run panicked".to_owned());
             }
             self.used_mib.fetch_sub(mib, Ordering::SeqCst);
@@ -198,13 +198,14 @@ impl Worker {
         let cut = keeper.run.is_none() && matches!(result, Err(CallError::Draining));
         let free = !cut && result.as_ref().is_err_and(not_begun);
         waiting.attempts += u32::from(!free);
+        waiting.failed += u32::from(result.is_err() && !free && !cut);
         let mut record = keeper.tally.record(&call, &result, Timestamp::now());
         record.detached = true;
         record.created = created;
         record.attempts = waiting.attempts;
         match result {
             Ok(()) => self.ledger.ended(Ended::Done { record: Box::new(record), answer: Some(keeper.kept) }),
-            Err(_) if free || waiting.attempts < if cut { with_cut_ones(attempts) } else { attempts } => self.again(waiting, record.error.unwrap_or_default()),
+            Err(_) if free || goes_again(&waiting, attempts, cut) => self.again(waiting, record.error.unwrap_or_default()),
             Err(_) => {
                 LEDGER.dead.add(1);
                 self.ledger.ended(Ended::Done { record: Box::new(record), answer: None });
@@ -214,7 +215,7 @@ impl Worker {
 
     /// Puts the call back for later, with the attempts it has had.
     fn again(&self, mut waiting: Waiting, error: String) {
-        let pause = FIRST_PAUSE_MS.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(16)).min(LONGEST_PAUSE_MS);
+        let pause = FIRST_PAUSE_MS.saturating_mul(1 << waiting.failed.saturating_sub(1).min(16)).min(LONGEST_PAUSE_MS);
         waiting.due = Timestamp(self.ledger.shared.clock.now().0 + pause);
         LEDGER.retried.add(1);
         self.ledger.ended(Ended::Again { waiting, error });
@@ -237,6 +238,11 @@ fn need_mib(spec: &FnSpec) -> u64 {
 /// one that may run once only has had its run.
 fn with_cut_ones(attempts: u32) -> u32 {
     if attempts == 1 { 1 } else { attempts.saturating_add(CUT_RUNS) }
+}
+
+/// Whether a call runs again after a run that failed or, `cut`, was cut.
+fn goes_again(waiting: &Waiting, attempts: u32, cut: bool) -> bool {
+    waiting.attempts < with_cut_ones(attempts) && (cut || waiting.failed < attempts)
 }
 
 /// The node could not take the call up: no fault of the function's.
@@ -321,5 +327,29 @@ impl Caller for Keeper<'_> {
     }
     fn watch(&self, _gone: Arc<dyn Fn() + Send + Sync>) -> Option<Box<dyn WatchGuard>> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_runs_take_nothing_from_those_that_may_fail_and_have_a_bound() {
+        let after = |attempts, failed| Waiting { id: Id::MIN, fn_id: Id::MIN, priority: 0, due: Timestamp(0), attempts, failed, bytes: 0 };
+        for (runs, failed, limit, cut, again) in [
+            (1, 1, 2, false, true),
+            (2, 2, 2, false, false),
+            (2, 1, 2, false, true),
+            (17, 1, 2, false, true),
+            (17, 2, 2, false, false),
+            (17, 0, 2, true, true),
+            (18, 0, 2, true, false),
+            (18, 1, 2, false, false),
+            (1, 0, 1, true, false),
+            (1, 1, 1, false, false),
+        ] {
+            assert_eq!(goes_again(&after(runs, failed), limit, cut), again, "{runs} runs, {failed} failed, of {limit}, cut: {cut}");
+        }
     }
 }

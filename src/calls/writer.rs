@@ -256,7 +256,8 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
                 Applied::Repeats(id) => id,
                 Applied::Nothing => return,
                 Applied::Done => {
-                    shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0, bytes: call.body.len() as u64 });
+                    let bytes = call.body.len() as u64;
+                    shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0, failed: 0, bytes });
                     call.id
                 }
             };

@@ -288,6 +288,22 @@ fn runs_that_kills_cut_are_made_up_for() {
     server.stop();
 }
 
+/// Nor does a run that a kill has cut take one of those that may fail.
+#[test]
+fn a_cut_run_takes_no_failure_from_a_call() {
+    let (folder, env) = (Folder::new(), [("HOB_DETACHED_ATTEMPTS", "2")]);
+    let Some(mut server) = Server::start_in(folder.clone(), &env) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let call = detach(&server, &echo, &[("X-Sleep-Ms", "1500"), ("X-Status", "502")], b"");
+    await_status(&server, &echo, &call, "running");
+    server.signal(Signal::KILL);
+    server.wait(10);
+    let Some(server) = Server::start_in(folder, &env) else { return };
+    let record = await_status(&server, &echo, &call, "error");
+    assert_eq!((&record["attempts"], &record["error"]), (&json!(3), &json!("function failed")), "one that was cut, two that failed: {record}");
+    server.stop();
+}
+
 /// A stop that does not wait for a run cuts it: that was a run.
 #[test]
 fn a_run_that_a_stop_cuts_counts_and_is_made_up_for() {
