@@ -170,7 +170,7 @@ fn shortage(error: &std::io::Error) -> bool {
 
 /// Keeps a call for later: 202 once it is on disk.
 fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method): (Door, &'static str), call: Call) -> After {
-    let accepted = call.accepted;
+    let (accepted, id) = (call.accepted, call.id);
     let (status, sent) = match shared.calls.detach(call, how) {
         Ok(id) => {
             reply.status(202);
@@ -179,11 +179,13 @@ fn detach(shared: &Shared, reply: &mut Reply<'_>, how: &Detached, (door, method)
             (202, reply.finish(202, b""))
         }
         Err(error) => {
-            if let DetachError::NotKept { cause } = &error {
+            if let DetachError::NotKept { cause } | DetachError::NotKnown { cause } = &error {
                 log::error!("a detached call is not accepted: {cause}");
             }
             let answer = detach_answer(&error);
-            (answer.status, reply.message(&answer, None))
+            // By its id can be seen what became of it.
+            let id = Some(&id).filter(|_| matches!(error, DetachError::NotKnown { .. }));
+            (answer.status, reply.message(&answer, id))
         }
     };
     REQUESTS.count(Labels { method, route: route_of(door), status, blame: metrics::SERVICE }, accepted.elapsed());

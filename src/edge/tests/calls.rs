@@ -456,6 +456,8 @@ fn a_detached_call_that_is_not_kept_is_told_so() {
     }
     let full = ask("Idempotency-Key: full\r\n");
     assert_eq!((full.status, full.field("retry-after")), (503, Some("30")));
-    assert!(full.text().contains("HOB_DETACHED_MAX_QUEUED"), "{}", full.text());
+    assert!(full.text().contains("HOB_DETACHED_MAX_QUEUED") && full.field("fn-call-id").is_none(), "{}", full.text());
+    let slow = ask("Idempotency-Key: slow\r\n");
+    assert!(slow.status == 503 && slow.text().contains("not known whether") && slow.field("fn-call-id").is_some(), "{}", slow.text());
     assert!(bench.stand.detached.lock().is_empty());
 }

@@ -69,6 +69,7 @@ impl Calls for Stand {
     fn detach(&self, call: Call, how: &Detached) -> Result<Id, DetachError> {
         match how.key.as_deref() {
             Some("full") => Err(DetachError::Full { limit: 7 }),
+            Some("slow") => Err(DetachError::NotKnown { cause: "slow".to_owned() }),
             _ => {
                 self.detached.lock().push((String::from_utf8_lossy(&call.fields).into_owned(), how.clone()));
                 Ok(call.id)
