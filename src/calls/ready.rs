@@ -12,6 +12,24 @@ type Place = (Timestamp, Id);
 /// Priorities 0 to 2.
 const PRIORITIES: usize = 3;
 
+/// A call that has been due for longer, and lacks room alone, lets none pass.
+const PATIENCE_MS: i64 = 1_000;
+
+/// Whether a function's call may run now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum May {
+    Run,
+    Not,
+    /// Other detached calls have the memory that it needs.
+    LacksRoom,
+}
+
+impl From<bool> for May {
+    fn from(may: bool) -> May {
+        if may { May::Run } else { May::Not }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     waiting: HashMap<Id, Waiting>,
@@ -60,20 +78,25 @@ impl Ready {
     }
 
     /// Takes the next call whose function `may_run`, counting it as running.
-    /// Looks at the heads of the lines only.
-    pub(super) fn take(&mut self, now: Timestamp, mut may_run: impl FnMut(&Id) -> bool) -> Option<Waiting> {
-        let mut best: Option<((usize, usize, Timestamp), Id)> = None;
+    /// Looks at the heads of the lines only. None while it is the turn of one
+    /// that has long lacked room: small ones would have what comes free for ever.
+    pub(super) fn take<M: Into<May>>(&mut self, now: Timestamp, mut may_run: impl FnMut(&Id) -> M) -> Option<Waiting> {
+        let mut best: Option<((usize, usize, Timestamp), Option<Id>)> = None;
         for (fn_id, lines) in &self.lines {
             let heads = lines.iter().enumerate().rev();
             let Some((priority, due, id)) = heads.filter_map(|(p, line)| line.first().map(|(due, id)| (p, *due, *id))).find(|(_, due, _)| *due <= now) else {
                 continue;
             };
             let rank = (PRIORITIES - priority, self.busy.get(fn_id).copied().unwrap_or(0), due);
-            if best.as_ref().is_none_or(|(found, _)| rank < *found) && may_run(fn_id) {
-                best = Some((rank, id));
+            if best.as_ref().is_none_or(|(found, _)| rank < *found) {
+                match may_run(fn_id).into() {
+                    May::Run => best = Some((rank, Some(id))),
+                    May::LacksRoom if now.0.saturating_sub(due.0) > PATIENCE_MS => best = Some((rank, None)),
+                    May::LacksRoom | May::Not => {}
+                }
             }
         }
-        let taken = self.remove(&best?.1)?;
+        let taken = self.remove(&best?.1?)?;
         *self.busy.entry(taken.fn_id).or_default() += 1;
         self.bytes += taken.bytes;
         self.running.insert(taken.id, taken);
@@ -138,6 +161,33 @@ mod tests {
         ready.forget(&b);
         calls.iter().for_each(|w| ready.running_ended(&w.id));
         assert_eq!((ready.len(), ready.next_due(), ready.bytes()), (0, None, 0));
+    }
+
+    /// Four small ones fit, or one large one and two small ones.
+    #[test]
+    fn a_large_one_has_its_turn_beside_a_backlog_of_small_ones() {
+        let (small, large) = (Id::new(), Id::new());
+        let need = |fn_id: &Id| if *fn_id == large { 2 } else { 1 };
+        let mut ready = Ready::default();
+        (0..50).for_each(|_| ready.put(waiting(small, 0, 0)));
+        let (mut running, mut order) = (Vec::new(), Vec::new());
+        for now in 0..10 {
+            if now == 1 {
+                ready.put(waiting(large, 0, 500));
+            }
+            let used = |running: &Vec<Waiting>| running.iter().map(|w| need(&w.fn_id)).sum::<usize>();
+            let may = |fn_id: &Id, used| if used + need(fn_id) <= 4 { May::Run } else { May::LacksRoom };
+            while let Some(w) = ready.take(Timestamp(now * 500), |fn_id| may(fn_id, used(&running))) {
+                running.push(w);
+            }
+            let ended = running.remove(0);
+            ready.running_ended(&ended.id);
+            order.push((used(&running), running.iter().any(|w| w.fn_id == large)));
+        }
+        // Its patience is over at 1,500 ms: from then on room gathers for it.
+        let has_run = order.iter().position(|(_, runs)| *runs);
+        assert!(has_run.is_some_and(|at| at > 3), "{order:?}");
+        assert_eq!(order[..3], [(3, false); 3], "small ones pass it for a while");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::Ledger;
 use super::database::Waiting;
+use super::ready::May;
 use super::record::{Accepted, Ended, Kept, Record, Status};
 use super::tally::Tally;
 use super::writer::Job;
@@ -133,7 +134,7 @@ impl Worker {
                 shared.changed.wait_until(&mut ready, Instant::now() + LOOK_AGAIN);
                 continue;
             }
-            let taken = ready.take(now, |fn_id| (self.find)(fn_id).is_none_or(|spec| self.may_run(&spec)));
+            let taken = ready.take(now, |fn_id| (self.find)(fn_id).map_or(May::Run, |spec| self.may_run(&spec)));
             if let Some(waiting) = taken {
                 let spec = (self.find)(&waiting.fn_id);
                 self.used_mib.fetch_add(spec.as_ref().map_or(0, |s| need_mib(s)), Ordering::SeqCst);
@@ -151,10 +152,14 @@ impl Worker {
     }
 
     /// Nobody waits for a container, and the share of detached calls allows it.
-    fn may_run(&self, spec: &FnSpec) -> bool {
+    fn may_run(&self, spec: &FnSpec) -> May {
         let used = self.used_mib.load(Ordering::SeqCst);
         let share = self.total_mib.saturating_mul(self.ledger.shared.settings.share_percent) / 100;
-        (used == 0 || used + need_mib(spec) <= share) && !self.agent.is_crowded()
+        match used == 0 || used + need_mib(spec) <= share {
+            _ if self.agent.is_crowded() => May::Not,
+            true => May::Run,
+            false => May::LacksRoom,
+        }
     }
 
     fn run(&self, waiting: Waiting, spec: Option<Arc<FnSpec>>) {
