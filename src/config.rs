@@ -85,6 +85,7 @@ settings! {
     HOB_CALLS_TOTAL Kind::Count, "1000000", "records kept of all functions together: those with the most give first";
     HOB_CALLS_MAX_AGE_SECS Kind::Count, "604800", "records, dead detached calls and idempotency keys are forgotten after this";
     HOB_ANSWERS_MAX_AGE_SECS Kind::Count, "86400", "answers of detached calls are forgotten after this";
+    HOB_ANSWERS_MAX_BYTES Kind::Count, "4294967296", "bytes of the answers of detached calls and of the bodies of dead ones, of all functions together: the oldest are forgotten";
     HOB_CALL_USAGE Kind::Switch, "false", "records of synchronous calls tell the CPU time and the most memory of each too, where the cgroup does: some microseconds a call; detached ones always do";
     HOB_CALL_LOGS Kind::Switch, "true", "what functions print is written down by call; else it is in hob's own log at level debug only";
     HOB_LOG_BYTES_PER_FN Kind::Count, "8388608", "bytes of one function's logs on disk, the newest; they are forgotten with HOB_CALLS_MAX_AGE_SECS too";

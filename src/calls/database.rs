@@ -2,6 +2,7 @@
 //! their answers. A file of its own, so that its commits and those of the
 //! resources never wait for each other.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 #[cfg(test)]
@@ -245,6 +246,7 @@ impl Database {
         let transaction = self.connection.transaction().map_err(failed)?;
         let here = Changes {
             connection: &transaction,
+            freed: Cell::new(0),
             #[cfg(test)]
             faults: &faults,
         };
@@ -372,6 +374,8 @@ impl Database {
 /// Changes within one transaction.
 pub(super) struct Changes<'t> {
     pub(super) connection: &'t Connection,
+    /// Bytes of answers and dead calls' bodies that are forgotten.
+    pub(super) freed: Cell<u64>,
     #[cfg(test)]
     faults: &'t super::fault_tests::Faults,
 }
@@ -561,15 +565,19 @@ impl Changes<'_> {
     pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp) -> rusqlite::Result<usize> {
         let c = self.connection;
         let mut gone =
-            c.execute("DELETE FROM answers WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = answers.id)", [answers.0])?;
+            self.free("DELETE FROM answers WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = answers.id) RETURNING length(fields) + length(body)", [answers.0])?;
         gone += c.execute("DELETE FROM keys WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.id = keys.id)", [oldest.0])?;
-        gone += c.execute("DELETE FROM queue WHERE dead = 1 AND max(created, due) < ?1", [oldest.0])?;
+        gone += self.free("DELETE FROM queue WHERE dead = 1 AND max(created, due) < ?1 RETURNING length(body)", [oldest.0])?;
         Ok(gone)
     }
 
     /// Everything about a function that is no more.
     pub(super) fn forget_function(&self, fn_id: &Id) -> rusqlite::Result<()> {
-        self.connection.execute("DELETE FROM answers WHERE id IN (SELECT id FROM calls WHERE fn_id = ?1 AND detached)", [fn_id.as_str()])?;
+        self.free(
+            "DELETE FROM answers WHERE id IN (SELECT id FROM calls WHERE fn_id = ?1 AND detached) RETURNING length(fields) + length(body)",
+            [fn_id.as_str()],
+        )?;
+        self.free("DELETE FROM queue WHERE fn_id = ?1 AND dead = 1 RETURNING length(body)", [fn_id.as_str()])?;
         for table in ["queue", "keys", "calls", "packs", "callbacks"] {
             self.connection.execute(&format!("DELETE FROM {table} WHERE fn_id = ?1"), [fn_id.as_str()])?;
         }

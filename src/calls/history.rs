@@ -256,8 +256,8 @@ impl Changes<'_> {
         let mut statement = self.connection.prepare_cached(sql)?;
         let gone: Vec<(String, bool)> = statement.query_map(of, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
         for (id, _) in gone.iter().filter(|(_, detached)| *detached) {
-            self.connection.prepare_cached("DELETE FROM answers WHERE id = ?1")?.execute([id])?;
-            self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1 AND dead = 1")?.execute([id])?;
+            self.free("DELETE FROM answers WHERE id = ?1 RETURNING length(fields) + length(body)", [id])?;
+            self.free("DELETE FROM queue WHERE id = ?1 AND dead = 1 RETURNING length(body)", [id])?;
         }
         Ok(gone.len())
     }

@@ -159,6 +159,40 @@ fn a_function_that_is_gone_takes_its_packs_along() {
     assert_eq!(all(&ledger, &functions[0]).len(), 3);
 }
 
+/// The oldest answers and bodies of dead calls go first; the records stay.
+#[test]
+fn what_is_kept_of_calls_that_are_over_is_bounded_in_bytes() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let held = "(SELECT coalesce(sum(length(body)), 0) FROM answers) + (SELECT coalesce(sum(length(body)), 0) FROM queue WHERE dead = 1)";
+    let ledger = room.open_with(|s| s.answer_bytes = 10_000);
+    let end = |n: usize| {
+        let accepted = Accepted { body: vec![0; 500], ..call(fn_id, None) };
+        ledger.accept(accepted.clone()).expect("accepted");
+        let good = n.is_multiple_of(2);
+        let status = if good { Status::Success } else { Status::Error };
+        let record = Box::new(Record { status, completed: Some(Timestamp::now()), ..Record::of(&accepted) });
+        let kept = Kept { body: vec![0; 500], ..Kept::default() };
+        ledger.ended(record::Ended::Done { record, answer: good.then_some(kept) });
+        wait_until("the end", || ledger.record(&fn_id, &accepted.id).expect("read").is_some_and(|r| r.status == status));
+        ledger.shared.ready.lock().remove(&accepted.id);
+        accepted.id
+    };
+    let ids: Vec<Id> = (0..40).map(end).collect();
+    wait_until("the tidying", || count(&room, held) <= 10_000);
+    let left = |ledger: &Ledger, n: usize| match n % 2 {
+        0 => ledger.answer(&ids[n]).expect("read").is_some(),
+        _ => ledger.readers.with(|r| r.dead(&ids[n])).expect("read").is_some(),
+    };
+    assert!(!left(&ledger, 0) && !left(&ledger, 1) && left(&ledger, 38) && left(&ledger, 39));
+    assert_eq!(ledger.run_again(&fn_id, &ids[1]), Ok(Changed::No(Status::Error)));
+    assert_eq!(all(&ledger, &fn_id).len(), 40);
+    assert!(count(&room, held) >= 8_000, "no more than needed");
+    drop(ledger);
+    let ledger = room.open_with(|s| s.answer_bytes = 2_000);
+    wait_until("the tidying", || count(&room, held) <= 2_000);
+    assert!(left(&ledger, 38) && left(&ledger, 39));
+}
+
 /// Version 3 knew rows alone: they stay, and are read beside what is packed.
 #[test]
 fn records_of_an_older_file_stay() {

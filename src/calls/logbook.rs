@@ -188,6 +188,8 @@ impl Ledger {
 pub(super) struct Usage {
     by_function: HashMap<Id, u64>,
     total: u64,
+    /// Not of logs: of answers and of dead calls' bodies.
+    pub(super) bodies: u64,
 }
 
 impl Usage {

@@ -17,6 +17,7 @@
 //! at least once.
 
 mod address;
+mod bodies;
 mod callbacks;
 mod clock;
 mod database;

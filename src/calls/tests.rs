@@ -44,6 +44,7 @@ pub(super) fn settings() -> CallsConfig {
         keep_in_all: 1000,
         keep_for: day,
         keep_answers: day,
+        answer_bytes: 1_000_000,
         usage: false,
         keep_logs: true,
         log_bytes_per_function: 100_000,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
+use super::bodies::added;
 use super::callbacks::GIVEN_UP_MS;
 use super::database::{Changes, Database, Waiting};
 use super::history::level;
@@ -86,6 +87,7 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
     let mut tidy_due = Instant::now() + Duration::from_secs(1);
     let mut unsettled: Vec<Job> = Vec::new();
     let mut usage = usage_of(&database);
+    usage.bodies = database.bodies().unwrap_or(0);
     loop {
         let mut wake = due.map_or(tidy_due, |at| at.min(tidy_due));
         if !unsettled.is_empty() {
@@ -117,6 +119,9 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
         if !batch.is_empty() || !gathered.is_empty() {
             unsettled = write(shared, &mut database, batch, &gathered, &mut usage);
             shared.ring.lock().writing = false;
+            if usage.bodies > shared.settings.answer_bytes {
+                tidy_due = tidy_due.min(Instant::now() + GATHER);
+            }
         }
         if ended {
             if !unsettled.is_empty() {
@@ -171,6 +176,13 @@ fn usage_of(database: &Database) -> Usage {
     })
 }
 
+/// After a transaction that failed.
+fn look_again(database: &Database, usage: &mut Usage) {
+    let bodies = usage.bodies;
+    *usage = usage_of(database);
+    usage.bodies = bodies;
+}
+
 /// One transaction. Returns what must be tried again.
 fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &Gathered, usage: &mut Usage) -> Vec<Job> {
     let Gathered { records, logs } = gathered;
@@ -192,6 +204,7 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &G
         Ok(()) => {
             shared.ends_wait.store(false, Ordering::SeqCst);
             for (job, applied) in batch.into_iter().zip(applied) {
+                usage.bodies += added(&job);
                 settle(shared, job, applied);
             }
             Vec::new()
@@ -200,7 +213,7 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &G
             log::error!("{error}; {} records and {} logs are lost, detached calls are refused or tried again", records.len(), logs.len());
             LEDGER.records_dropped.add(records.len() as u64);
             LEDGER.logs_dropped.add(logs.len() as u64);
-            *usage = usage_of(database);
+            look_again(database, usage);
             let text = error.to_string();
             let again: Vec<Job> = batch.into_iter().filter_map(|job| refuse(shared, job, &text)).collect();
             shared.ends_wait.store(!again.is_empty(), Ordering::SeqCst);
@@ -332,7 +345,7 @@ fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
             return false;
         }
     };
-    let (mut more, mut given_up) = (false, Vec::new());
+    let (mut more, mut given_up, mut bodies) = (false, Vec::new(), usage.bodies);
     let result = database.commit(false, |changes| {
         if !shared.promises.are_none() {
             given_up = changes.forget_callbacks(Timestamp(shared.clock.now().0 - GIVEN_UP_MS), FORGET)?;
@@ -355,13 +368,20 @@ fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
         }
         more |= changes.forget_logs(age(limits.keep_for), usage, FORGET)?;
         changes.forget_logs_of_gone(usage, &*shared.exists)?;
-        changes.forget_answers(age(limits.keep_answers), age(limits.keep_for)).map(|_| ())
+        changes.forget_answers(age(limits.keep_answers), age(limits.keep_for))?;
+        bodies = usage.bodies.saturating_sub(changes.freed.get());
+        if bodies > limits.answer_bytes {
+            bodies = changes.forget_bodies(limits.answer_bytes, FORGET)?;
+            more |= bodies > limits.answer_bytes;
+        }
+        Ok(())
     });
     if let Err(error) = result {
         log::error!("old calls could not be forgotten: {error}");
-        *usage = usage_of(database);
+        look_again(database, usage);
         return false;
     }
+    usage.bodies = bodies;
     if !given_up.is_empty() {
         log::warn!("{} callbacks are given up: their calls have ended a day ago", given_up.len());
         LEDGER.callbacks_lost.add(given_up.len() as u64);

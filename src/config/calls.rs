@@ -21,6 +21,8 @@ pub struct CallsConfig {
     pub keep_in_all: u64,
     pub keep_for: Duration,
     pub keep_answers: Duration,
+    /// Bytes of answers and of dead calls' bodies.
+    pub answer_bytes: u64,
     /// Records of synchronous calls tell CPU and memory too.
     pub usage: bool,
     /// What functions print is written down.
@@ -61,6 +63,7 @@ impl Raw {
             keep_in_all: self.count("HOB_CALLS_TOTAL"),
             keep_for: Duration::from_secs(self.count("HOB_CALLS_MAX_AGE_SECS")),
             keep_answers: Duration::from_secs(self.count("HOB_ANSWERS_MAX_AGE_SECS")),
+            answer_bytes: self.count("HOB_ANSWERS_MAX_BYTES"),
             usage: self.switch("HOB_CALL_USAGE"),
             keep_logs: self.switch("HOB_CALL_LOGS"),
             log_bytes_per_function: self.count("HOB_LOG_BYTES_PER_FN"),
