@@ -560,28 +560,17 @@ impl Changes<'_> {
         Ok(true)
     }
 
-    /// Old answers, and keys and dead calls older than `oldest`; a call that
-    /// waits has its key still.
-    pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp) -> rusqlite::Result<usize> {
-        let c = self.connection;
-        let mut gone =
-            self.free("DELETE FROM answers WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = answers.id) RETURNING length(fields) + length(body)", [answers.0])?;
-        gone += c.execute("DELETE FROM keys WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.id = keys.id)", [oldest.0])?;
-        gone += self.free("DELETE FROM queue WHERE dead = 1 AND max(created, due) < ?1 RETURNING length(body)", [oldest.0])?;
-        Ok(gone)
-    }
-
-    /// Everything about a function that is no more.
-    pub(super) fn forget_function(&self, fn_id: &Id) -> rusqlite::Result<()> {
-        self.free(
-            "DELETE FROM answers WHERE id IN (SELECT id FROM calls WHERE fn_id = ?1 AND detached) RETURNING length(fields) + length(body)",
-            [fn_id.as_str()],
-        )?;
-        self.free("DELETE FROM queue WHERE fn_id = ?1 AND dead = 1 RETURNING length(body)", [fn_id.as_str()])?;
-        for table in ["queue", "keys", "calls", "packs", "callbacks"] {
-            self.connection.execute(&format!("DELETE FROM {table} WHERE fn_id = ?1"), [fn_id.as_str()])?;
-        }
-        Ok(())
+    /// Old answers, and keys and dead calls older than `oldest`, `most` of each; a
+    /// call that waits has its key still. Whether there may be more.
+    pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp, most: u32) -> rusqlite::Result<bool> {
+        let of_answers = "DELETE FROM answers WHERE id IN (SELECT id FROM answers WHERE created < ?1 \
+             AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = answers.id) LIMIT ?2) RETURNING length(fields) + length(body)";
+        let of_keys = "DELETE FROM keys WHERE (fn_id, key) IN (SELECT fn_id, key FROM keys WHERE created < ?1 \
+             AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.id = keys.id) LIMIT ?2)";
+        let of_dead = "DELETE FROM queue WHERE id IN (SELECT id FROM queue WHERE dead = 1 AND max(created, due) < ?1 LIMIT ?2) RETURNING length(body)";
+        let keys = self.connection.prepare_cached(of_keys)?.execute(params![oldest.0, most])?;
+        let gone = [self.free(of_answers, params![answers.0, most])?, keys, self.free(of_dead, params![oldest.0, most])?];
+        Ok(gone.iter().any(|gone| *gone >= most as usize))
     }
 }
 

@@ -12,6 +12,10 @@ use crate::model::{Id, Timestamp};
 
 /// Packs forgotten of a function in one transaction.
 const PACKS: u32 = 500;
+/// What a pack takes that is forgotten, in rows.
+const OF_PACK: u32 = 10;
+/// Records are counted at the cost of one that is forgotten.
+const COUNTED: u64 = 16;
 
 /// What a list is to show.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +35,8 @@ pub(super) struct Left {
     pub(super) held: u64,
     /// Not all that is too much or too old is gone yet.
     pub(super) more: bool,
+    /// What it took, in rows forgotten.
+    pub(super) cost: u32,
 }
 
 impl Database {
@@ -220,7 +226,7 @@ impl Changes<'_> {
     }
 
     /// Forgets a function's records beyond its newest `keep` and those that ended
-    /// before `oldest`, about `most` of each, with the answers and the bodies of
+    /// before `oldest`, `most` at most, with the answers and the bodies of
     /// dead calls that belong to them. Waiting calls stay, and those whose end is
     /// still to be told.
     pub(super) fn forget(&self, fn_id: &Id, keep: u64, oldest: Timestamp, most: u32) -> rusqlite::Result<Left> {
@@ -228,27 +234,48 @@ impl Changes<'_> {
         let rows = |condition: &str| {
             format!(
                 "DELETE FROM calls WHERE fn_id = ?1 AND id IN (SELECT id FROM calls WHERE fn_id = ?1 AND status >= {} AND {condition} \
-                 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = calls.id) ORDER BY id LIMIT {most}) RETURNING id, detached",
+                 AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = calls.id) ORDER BY id LIMIT ?3) RETURNING id, detached",
                 Status::Success as i64
             )
         };
         let packs =
             |condition: &str| format!("DELETE FROM packs WHERE id IN (SELECT id FROM packs WHERE fn_id = ?1 AND {condition} ORDER BY last LIMIT {PACKS})");
         let full = |rows: usize, packs: usize| rows >= most as usize || packs >= PACKS as usize;
-        let aged = self.forget_rows(&rows("coalesce(completed, created) < ?2"), params![fn_text, oldest.0])?;
-        let mut more = full(aged, c.prepare_cached(&packs("newest < ?2"))?.execute(params![fn_text, oldest.0])?);
+        let mut gone = self.forget_rows(&rows("coalesce(completed, created) < ?2"), params![fn_text, oldest.0, most])?;
+        let mut packs_gone = c.prepare_cached(&packs("newest < ?2"))?.execute(params![fn_text, oldest.0])?;
+        let mut more = full(gone, packs_gone);
 
         let surplus = surplus(c, fn_id, keep)?;
         if let Some(from) = &surplus.row {
-            more |= full(self.forget_rows(&rows("id <= ?2"), params![fn_text, from])?, 0);
+            gone += self.forget_rows(&rows("id <= ?2"), params![fn_text, from, (most as usize).saturating_sub(gone)])?;
+            more |= full(gone, 0);
         }
         if let Some((last, number)) = &surplus.pack {
-            more |= full(0, c.prepare_cached(&packs("(last, id) <= (?2, ?3)"))?.execute(params![fn_text, last, number])?);
+            let surplus = c.prepare_cached(&packs("(last, id) <= (?2, ?3)"))?.execute(params![fn_text, last, number])?;
+            packs_gone += surplus;
+            more |= full(0, surplus);
         }
         if let Some((number, room)) = surplus.cut {
             self.cut(fn_id, number, room)?;
         }
-        Ok(Left { held: surplus.held, more })
+        let cost = gone as u64 + packs_gone as u64 * u64::from(OF_PACK) + surplus.held / COUNTED;
+        Ok(Left { held: surplus.held, more, cost: u32::try_from(cost).unwrap_or(u32::MAX) })
+    }
+
+    /// Everything about a function that is no more, `most` rows at most of each
+    /// table; those by which it is found go last.
+    pub(super) fn forget_function(&self, fn_id: &Id, most: u32) -> rusqlite::Result<Left> {
+        let of = params![fn_id.as_str(), most];
+        let mut gone = self.free("DELETE FROM queue WHERE id IN (SELECT id FROM queue WHERE fn_id = ?1 LIMIT ?2) RETURNING dead * length(body)", of)?;
+        for (table, key) in [("keys", "fn_id, key"), ("callbacks", "id"), ("packs", "id")] {
+            let sql = format!("DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE fn_id = ?1 LIMIT ?2)");
+            gone = gone.max(self.connection.prepare_cached(&sql)?.execute(of)?);
+        }
+        if gone < most as usize {
+            let sql = "DELETE FROM calls WHERE fn_id = ?1 AND id IN (SELECT id FROM calls WHERE fn_id = ?1 LIMIT ?2) RETURNING id, detached";
+            gone = gone.max(self.forget_rows(sql, of)?);
+        }
+        Ok(Left { held: 0, more: gone >= most as usize, cost: u32::try_from(gone).unwrap_or(u32::MAX) })
     }
 
     /// Deletes as `sql` says, and what belongs to the calls it gives.

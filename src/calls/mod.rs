@@ -37,6 +37,7 @@ mod record;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod wish;
 #[cfg(test)]
 mod wish_tests;

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use super::bodies::added;
-use super::callbacks::GIVEN_UP_MS;
 use super::database::{Changes, Database, Waiting};
-use super::history::level;
 use super::logbook::Usage;
 use super::packs::{fits, packed};
 use super::record::{Accepted, Ended, Record};
+use super::tidy::tidy;
 use super::wish::Done;
 use super::{RING_OF_GOOD, Shared};
 use crate::agent::Log;
@@ -29,8 +28,6 @@ const GATHER: Duration = Duration::from_millis(200);
 const GATHER_FEW: Duration = Duration::from_secs(1);
 /// Between looks for what is too old.
 const TIDY: Duration = Duration::from_secs(30);
-/// Rows forgotten of a function in one transaction: others wait meanwhile.
-const FORGET: u32 = 5_000;
 /// Between tries to write down what failed to be.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
@@ -85,6 +82,7 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
     let mut due: Option<Instant> = None;
     let mut taken = Instant::now();
     let mut tidy_due = Instant::now() + Duration::from_secs(1);
+    let mut round = None;
     let mut unsettled: Vec<Job> = Vec::new();
     let mut usage = usage_of(&database);
     usage.bodies = database.bodies().unwrap_or(0);
@@ -130,7 +128,7 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
             return;
         }
         if Instant::now() >= tidy_due {
-            let more = tidy(shared, &mut database, &mut usage);
+            let more = tidy(shared, &mut database, &mut usage, &mut round);
             tidy_due = Instant::now() + if more { GATHER } else { TIDY };
         }
     }
@@ -177,7 +175,7 @@ fn usage_of(database: &Database) -> Usage {
 }
 
 /// After a transaction that failed.
-fn look_again(database: &Database, usage: &mut Usage) {
+pub(super) fn look_again(database: &Database, usage: &mut Usage) {
     let bodies = usage.bodies;
     *usage = usage_of(database);
     usage.bodies = bodies;
@@ -331,63 +329,6 @@ fn refuse(shared: &Shared, job: Job, text: &str) -> Option<Job> {
         }
         ended @ Job::Ended(_) => Some(ended),
     }
-}
-
-/// Forgets what is too old or too much. Whether more is left to forget.
-fn tidy(shared: &Shared, database: &mut Database, usage: &mut Usage) -> bool {
-    let now = Timestamp::now();
-    let limits = &shared.settings;
-    let age = |age: Duration| Timestamp(now.0 - i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2));
-    let functions = match database.functions() {
-        Ok(functions) => functions,
-        Err(error) => {
-            log::error!("{error}");
-            return false;
-        }
-    };
-    let (mut more, mut given_up, mut bodies) = (false, Vec::new(), usage.bodies);
-    let result = database.commit(false, |changes| {
-        if !shared.promises.are_none() {
-            given_up = changes.forget_callbacks(Timestamp(shared.clock.now().0 - GIVEN_UP_MS), FORGET)?;
-            more |= given_up.len() >= FORGET as usize;
-        }
-        let mut held = Vec::with_capacity(functions.len());
-        for fn_id in &functions {
-            if (shared.exists)(fn_id) {
-                let left = changes.forget(fn_id, limits.keep_per_function, age(limits.keep_for), FORGET)?;
-                more |= left.more;
-                held.push((fn_id, left.held));
-            } else {
-                changes.forget_function(fn_id)?;
-                shared.forget(fn_id);
-            }
-        }
-        let keep = level(&held.iter().map(|(_, count)| *count).collect::<Vec<_>>(), limits.keep_in_all);
-        for (fn_id, _) in held.iter().filter(|(_, count)| *count > keep) {
-            more |= changes.forget(fn_id, keep, age(limits.keep_for), FORGET)?.more;
-        }
-        more |= changes.forget_logs(age(limits.keep_for), usage, FORGET)?;
-        changes.forget_logs_of_gone(usage, &*shared.exists)?;
-        changes.forget_answers(age(limits.keep_answers), age(limits.keep_for))?;
-        bodies = usage.bodies.saturating_sub(changes.freed.get());
-        if bodies > limits.answer_bytes {
-            bodies = changes.forget_bodies(limits.answer_bytes, FORGET)?;
-            more |= bodies > limits.answer_bytes;
-        }
-        Ok(())
-    });
-    if let Err(error) = result {
-        log::error!("old calls could not be forgotten: {error}");
-        look_again(database, usage);
-        return false;
-    }
-    usage.bodies = bodies;
-    if !given_up.is_empty() {
-        log::warn!("{} callbacks are given up: their calls have ended a day ago", given_up.len());
-        LEDGER.callbacks_lost.add(given_up.len() as u64);
-        given_up.iter().for_each(|call| shared.promises.remove(call));
-    }
-    more
 }
 
 #[cfg(test)]
