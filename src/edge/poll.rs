@@ -418,7 +418,12 @@ impl Poller {
     fn wait(&self, events: &mut Vec<Event>, retry_at: Option<Instant>) -> Result<(), Errno> {
         let until = {
             let mut table = self.table.lock();
-            let first = table.timers.first().map(|(at, _)| *at);
+            let mut first = table.timers.first().map(|(at, _)| *at);
+            if first.is_none() && self.open.load(Ordering::Relaxed) > 0 {
+                // All are with workers, and what one of them comes back with is due
+                // later, mostly: it need not ring.
+                first = Some(Instant::now() + self.limits.head_time.min(self.limits.silence));
+            }
             let until = match (first, retry_at) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (one, other) => one.or(other),
