@@ -154,16 +154,15 @@ impl<'s> Newest<'s> {
         while let Some((last, app_id, data)) = &self.ahead
             && self.open.last().is_none_or(|newest| newest.id <= *last)
         {
-            self.open.extend(unpacked(self.fn_id, *app_id, data)?.into_iter().filter(&wanted));
+            match packs::unpacked(self.fn_id, *app_id, data) {
+                Ok(records) => self.open.extend(records.into_iter().filter(&wanted)),
+                Err(error) => log::error!("records of function {} up to {last} cannot be read and are passed over: {error}", self.fn_id),
+            }
             self.open.sort_unstable_by_key(|r| r.id);
             self.look_ahead()?;
         }
         Ok(self.open.pop())
     }
-}
-
-fn unpacked(fn_id: Id, app_id: Id, data: &[u8]) -> rusqlite::Result<Vec<Record>> {
-    packs::unpacked(fn_id, app_id, data).map_err(|e| rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Blob, Box::new(e)))
 }
 
 /// Where a function's records are too many: what stands behind that goes.
@@ -289,11 +288,17 @@ impl Changes<'_> {
         Ok(gone.len())
     }
 
-    /// Leaves the newest `room` records in a pack.
+    /// Leaves the newest `room` records in a pack; one that cannot be read goes.
     fn cut(&self, fn_id: &Id, number: i64, room: usize) -> rusqlite::Result<()> {
         let read = |row: &rusqlite::Row<'_>| Ok((id(row, 1)?, row.get::<_, Vec<u8>>(2)?));
         let (app_id, data) = self.connection.prepare_cached("SELECT id, app_id, data FROM packs WHERE id = ?1")?.query_row([number], read)?;
-        let records = unpacked(*fn_id, app_id, &data)?;
+        let records = match packs::unpacked(*fn_id, app_id, &data) {
+            Ok(records) => records,
+            Err(error) => {
+                log::error!("records of function {fn_id} cannot be read and are forgotten: {error}");
+                return self.connection.prepare_cached("DELETE FROM packs WHERE id = ?1")?.execute([number]).map(|_| ());
+            }
+        };
         let newest: Vec<&Record> = records.iter().skip(records.len().saturating_sub(room)).collect();
         let Some(pack) = packs::pack(&newest) else { return Ok(()) };
         let sql = "UPDATE packs SET first = ?2, oldest = ?3, newest = ?4, count = ?5, data = ?6 WHERE id = ?1";

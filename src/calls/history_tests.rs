@@ -193,6 +193,30 @@ fn what_is_kept_of_calls_that_are_over_is_bounded_in_bytes() {
     assert!(left(&ledger, 38) && left(&ledger, 39));
 }
 
+/// It costs what was in it, neither the list nor the tidying.
+#[test]
+fn a_pack_that_cannot_be_read_is_passed_over_and_goes() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let kept = noted(&room.open(), (0..20).map(|_| good(fn_id, Timestamp::now())));
+    let database = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+    let second = "UPDATE packs SET data = x'0102' WHERE id = (SELECT id FROM packs ORDER BY last DESC LIMIT 1 OFFSET 1)";
+    assert_eq!(database.execute(second, []).expect("written"), 1);
+    let lost: i64 = database.query_row("SELECT count FROM packs WHERE data = x'0102'", [], |row| row.get(0)).expect("a count");
+    let ledger = room.open();
+    let left = all(&ledger, &fn_id);
+    assert_eq!(left.len(), 20 - usize::try_from(lost).expect("small"));
+    for one in &kept {
+        let found = ledger.record(&fn_id, &one.id).expect("read");
+        assert_eq!(found.is_some(), left.iter().any(|r| r.id == one.id));
+    }
+    drop(ledger);
+    // The limit lies within it.
+    let newest = count(&room, "count FROM packs ORDER BY last DESC LIMIT 1");
+    let ledger = room.open_with(|s| s.keep_per_function = u64::try_from(newest).expect("small") + 1);
+    wait_until("the tidying", || count(&room, "count(*) FROM packs") == 1);
+    assert_eq!(all(&ledger, &fn_id), kept[..usize::try_from(newest).expect("small")]);
+}
+
 /// Version 3 knew rows alone: they stay, and are read beside what is packed.
 #[test]
 fn records_of_an_older_file_stay() {

@@ -68,7 +68,7 @@ use logbook::Pending;
 use promises::Promises;
 use readers::Readers;
 use ready::Ready;
-use wish::{Done, SLOW, wish};
+use wish::{Done, GONE, SLOW, wish};
 use writer::Job;
 
 pub use callbacks::{Callbacks, check_url};
@@ -281,7 +281,10 @@ impl Ledger {
             NotWritten::NotKnown => DetachError::NotKnown { cause: e.to_string() },
             NotWritten::TakenBack(_) | NotWritten::Failed(_) => DetachError::NotKept { cause: e.to_string() },
         })?;
-        LEDGER.accepted.add(1);
+        // Not a repeat of one that was.
+        if id == own {
+            LEDGER.accepted.add(1);
+        }
         Ok(id)
     }
 
@@ -375,7 +378,7 @@ impl Ledger {
         let (done, asked) = wish();
         let until = Instant::now() + limit.min(self.patience);
         let jobs = self.jobs.lock().clone().ok_or(NotWritten::TakenBack("the server is shutting down"))?;
-        jobs.send_deadline(Box::new(job(done)), until).map_err(|_| NotWritten::TakenBack(SLOW))?;
+        jobs.send_deadline(Box::new(job(done)), until).map_err(|e| NotWritten::TakenBack(if e.is_timeout() { SLOW } else { GONE }))?;
         asked.wait(until)
     }
 

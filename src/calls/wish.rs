@@ -14,6 +14,8 @@ const TAKEN_UP: u8 = 1;
 const TAKEN_BACK: u8 = 2;
 
 pub(super) const SLOW: &str = "the calls database is too slow";
+/// Its writer has ended, which is a bug.
+pub(super) const GONE: &str = "the calls database is not written any more, its thread has ended: restart the server";
 
 /// What was asked of the writer did not come to be on disk, or nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +67,7 @@ impl<T> Asked<T> {
     pub(super) fn wait(self, until: Instant) -> Result<T, NotWritten> {
         match self.answer.recv_deadline(until) {
             Ok(result) => result.map_err(NotWritten::Failed),
-            Err(_) if self.take_back() => Err(NotWritten::TakenBack(SLOW)),
+            Err(e) if self.take_back() => Err(NotWritten::TakenBack(if e.is_timeout() { SLOW } else { GONE })),
             // Its answer may have come at the last moment.
             Err(_) => self.answer.try_recv().map_err(|_| NotWritten::NotKnown)?.map_err(NotWritten::Failed),
         }
@@ -92,5 +94,8 @@ mod tests {
         let (done, asked) = wish();
         assert!(done.take_up() && done.send(Ok(7)).is_ok());
         assert_eq!(asked.wait(Instant::now()), Ok(7));
+        let (done, asked) = wish::<u32>();
+        drop(done);
+        assert_eq!(asked.wait(Instant::now()), Err(NotWritten::TakenBack(GONE)), "the writer has ended");
     }
 }

@@ -160,7 +160,10 @@ fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>
     // Other bytes than UTF-8 would make different keys the same one.
     let whole = fields::find(&head.fields, "idempotency-key").is_none_or(|field| std::str::from_utf8(field.value).is_ok());
     if !whole || key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
-        return Err("Bad request: Idempotency-Key must have 1 to 255 characters");
+        return Err("Bad request: Idempotency-Key must have 1 to 255 bytes of UTF-8");
+    }
+    if fields::count(&head.fields, "idempotency-key") > 1 {
+        return Err("Bad request: more than one Idempotency-Key");
     }
     let callback = text("hob-callback").map(str::to_owned);
     callback.as_deref().map_or(Ok(()), check_url)?;

@@ -451,7 +451,14 @@ fn a_detached_call_is_answered_once_it_is_kept() {
 fn a_detached_call_that_is_not_kept_is_told_so() {
     let bench = Bench::new();
     let ask = |fields: &str| bench.ask(bench.post(&format!("Fn-Invoke-Type: detached\r\n{fields}Content-Length: 0\r\n"), ""));
-    for bad in ["Hob-Priority: 3\r\n", "Hob-Priority: -1\r\n", "Hob-Delay-Secs: soon\r\n", "Hob-Delay-Secs: 604801\r\n", "Idempotency-Key: \r\n"] {
+    for bad in [
+        "Hob-Priority: 3\r\n",
+        "Hob-Priority: -1\r\n",
+        "Hob-Delay-Secs: soon\r\n",
+        "Hob-Delay-Secs: 604801\r\n",
+        "Idempotency-Key: \r\n",
+        "Idempotency-Key: a\r\nIdempotency-Key: b\r\n",
+    ] {
         assert_eq!(ask(bad).status, 400, "{bad}");
     }
     let full = ask("Idempotency-Key: full\r\n");
