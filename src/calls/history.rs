@@ -64,7 +64,8 @@ impl Database {
     pub(super) fn list(&self, fn_id: &Id, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
         self.read(|c| {
             let (from, to) = (filter.from.map_or(i64::MIN, |t| t.0), filter.to.map_or(i64::MAX, |t| t.0));
-            // Ids begin with the time they were made: the range of ids bounds the scan.
+            // Only `before` bounds the ids that are read: of a time that is long ago
+            // all younger ones are read and passed over.
             let text = |id: Option<Id>| id.map_or_else(|| "~".to_owned(), |id| id.to_string());
             let sql = format!(
                 "SELECT {COLUMNS} FROM calls WHERE fn_id = ?1 AND id < ?2 AND created > ?3 AND created < ?4 AND (?5 < 0 OR status = ?5) ORDER BY id DESC LIMIT ?6"

@@ -1,6 +1,7 @@
-//! Records of calls that went well, many in a row of the database: some 40
-//! bytes each instead of 300, and none of the work that a row of its own
-//! costs. What failed, and what is detached, has a row of its own (`calls`).
+//! Records of calls that went well, many in a row of the database: where a
+//! function's calls are many some 40 bytes each instead of 300, and none of the
+//! work that a row of its own costs. One that comes alone gains nothing by it:
+//! its pack takes as much as a row. What failed, and what is detached, has a row of its own (`calls`).
 //!
 //! A pack is one function's, sorted by id, and its ids lie within [`SPAN_MS`]:
 //! so the packs that may hold an id are few, and found by their last one.
