@@ -233,7 +233,7 @@ impl Messenger {
 
     /// One try, and what is to be written down of it.
     fn tell(&self, callback: &Callback) -> impl FnOnce(super::wish::Done<()>) -> Job + use<> {
-        let (id, now) = (callback.id, self.ledger.shared.clock.now());
+        let (id, ended, now) = (callback.id, callback.ended, self.ledger.shared.clock.now());
         let again = match self.send(callback) {
             Ok(()) => {
                 LEDGER.callbacks.add(1);
@@ -255,7 +255,7 @@ impl Messenger {
                 (!given_up).then(|| (Timestamp(now.0 + pause), callback.tries + 1))
             }
         };
-        move |done| Job::Told { id, again, done }
+        move |done| Job::Told { id, ended, again, done }
     }
 
     fn send(&self, callback: &Callback) -> Result<(), Failure> {
@@ -263,6 +263,9 @@ impl Messenger {
         let (record, answer) = read.map_err(|e| Failure::Inside(e.to_string()))?;
         // Forgotten meanwhile: nobody could make anything of it.
         let Some(record) = record else { return Err(Failure::Forgotten) };
+        if !record.status.is_final() {
+            return Err(Failure::SentAgain);
+        }
         let body = serde_json::to_vec(&Message::of(&record, answer)).map_err(|e| Failure::Inside(e.to_string()))?;
         let mut request = self
             .agent
@@ -292,6 +295,9 @@ enum Failure {
     Gone,
     #[error("the call was forgotten")]
     Forgotten,
+    /// Then its next end is told.
+    #[error("the call was sent again")]
+    SentAgain,
     #[error("{0}")]
     Inside(String),
 }
@@ -420,9 +426,10 @@ mod tests {
         ledger.shared.desk.lock().claimed.insert(Id::new(), "hangs.example".to_owned());
         let mut messenger = Messenger::new(ledger.clone());
         for good in goods {
-            assert_eq!(messenger.next().expect("one").id, good);
+            let Callback { id, ended, .. } = messenger.next().expect("one");
+            assert_eq!(id, good);
             assert!(messenger.after.is_some(), "the next look begins behind those that were passed over");
-            ledger.ask(|done| Job::Told { id: good, again: None, done }).expect("written");
+            ledger.ask(|done| Job::Told { id: good, ended, again: None, done }).expect("written");
             ledger.shared.desk.lock().claimed.remove(&good);
         }
         ledger.shared.desk.lock().claimed.clear();
@@ -445,7 +452,9 @@ mod tests {
             assert!(full(&ledger, "http://a.example/3"));
             ledger.cancel(&fn_id, &over).expect("written");
             assert!(full(&ledger, "http://a.example/3"), "its end is still to be told");
-            ledger.ask(|done| Job::Told { id: over, again: None, done }).expect("written");
+            let ended = ledger.readers.with(|r| r.callback(None, 1, |_| true)).expect("read");
+            let Look::Found(Callback { ended, .. }) = ended else { panic!("{ended:?}") };
+            ledger.ask(|done| Job::Told { id: over, ended, again: None, done }).expect("written");
             for url in ["http://a.example/3", "http://b.example/", "http://c.example/"] {
                 ledger.accept(wants(url)).expect("accepted");
             }

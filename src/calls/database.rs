@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
+use super::clock::Moment;
 use super::record::{Accepted, Ended, Kept, Phases, Record, Status, known_start};
 use super::workers::LONGEST_PAUSE_MS;
 use crate::model::{Id, Timestamp};
@@ -459,14 +460,14 @@ impl Changes<'_> {
         self.put(&Record::of(a))
     }
 
-    pub(super) fn begin(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<()> {
+    pub(super) fn begin(&self, w: &Waiting, now: Moment) -> rusqlite::Result<()> {
         self.may_fail()?;
         self.connection.prepare_cached("UPDATE queue SET attempts = ?2 WHERE id = ?1")?.execute(params![w.id.as_str(), w.attempts])?;
         self.connection.prepare_cached("UPDATE calls SET status = ?3, started = ?4, attempts = ?5 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
             w.fn_id.as_str(),
             w.id.as_str(),
             Status::Running as i64,
-            now.0,
+            now.wall.0,
             w.attempts
         ])?;
         Ok(())
@@ -474,25 +475,25 @@ impl Changes<'_> {
 
     /// The end of a run. A call whose attempts are used up stays in the queue,
     /// dead, until it is sent again or forgotten.
-    pub(super) fn ended(&self, ended: &Ended, now: Timestamp) -> rusqlite::Result<()> {
+    pub(super) fn ended(&self, ended: &Ended, now: Moment) -> rusqlite::Result<()> {
         self.may_fail()?;
         match ended {
             Ended::Done { record, answer } => {
                 self.put(record)?;
-                self.tell(&record.id, now)?;
+                self.tell(&record.id, now.own)?;
                 let dead = matches!(record.status, Status::Error | Status::Timeout);
                 let sql = if dead { "UPDATE queue SET dead = 1 WHERE id = ?1" } else { "DELETE FROM queue WHERE id = ?1" };
                 self.connection.prepare_cached(sql)?.execute([record.id.as_str()])?;
                 if let Some(kept) = answer {
                     self.connection
                         .prepare_cached("INSERT OR REPLACE INTO answers (id, created, fields, body, cut) VALUES (?1, ?2, ?3, ?4, ?5)")?
-                        .execute(params![record.id.as_str(), now.0, kept.fields, kept.body, kept.cut])?;
+                        .execute(params![record.id.as_str(), now.wall.0, kept.fields, kept.body, kept.cut])?;
                 }
             }
             Ended::Again { waiting: w, error } => {
                 self.connection.prepare_cached("UPDATE queue SET due = ?2, attempts = ?3, failed = ?4 WHERE id = ?1")?.execute(params![
                     w.id.as_str(),
-                    w.due.0,
+                    now.for_file(w.due).0,
                     w.attempts,
                     w.failed
                 ])?;
@@ -508,24 +509,26 @@ impl Changes<'_> {
         Ok(())
     }
 
-    /// A callback was made, or is to be tried again then.
-    pub(super) fn told(&self, id: &Id, again: Option<(Timestamp, u32)>) -> rusqlite::Result<()> {
+    /// A callback of the end at `ended` was made, or is to be tried again then.
+    /// Whether it was still to be: the call may have been sent again meanwhile.
+    pub(super) fn told(&self, id: &Id, ended: Timestamp, again: Option<(Timestamp, u32)>) -> rusqlite::Result<bool> {
         self.may_fail()?;
-        match again {
-            None => self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1")?.execute([id.as_str()])?,
+        let count = match again {
+            None => self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1 AND ended = ?2")?.execute(params![id.as_str(), ended.0])?,
             Some((due, tries)) => {
-                self.connection.prepare_cached("UPDATE callbacks SET due = ?2, tries = ?3 WHERE id = ?1")?.execute(params![id.as_str(), due.0, tries])?
+                let sql = "UPDATE callbacks SET due = ?3, tries = ?4 WHERE id = ?1 AND ended = ?2";
+                self.connection.prepare_cached(sql)?.execute(params![id.as_str(), ended.0, due.0, tries])?
             }
         };
-        Ok(())
+        Ok(count > 0)
     }
 
     /// Whether there was such a call, waiting or `dead`. The end of one that
     /// waited is told; that of a dead one was.
-    pub(super) fn cancel(&self, w: &Waiting, dead: bool, now: Timestamp) -> rusqlite::Result<bool> {
+    pub(super) fn cancel(&self, w: &Waiting, dead: bool, now: Moment) -> rusqlite::Result<bool> {
         self.may_fail()?;
         if !dead {
-            self.tell(&w.id, now)?;
+            self.tell(&w.id, now.own)?;
         }
         if self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1 AND dead = ?2")?.execute(params![w.id.as_str(), dead])? == 0 {
             return Ok(false);
@@ -534,7 +537,7 @@ impl Changes<'_> {
             w.fn_id.as_str(),
             w.id.as_str(),
             Status::Cancelled as i64,
-            now.0
+            now.wall.0
         ])?;
         Ok(true)
     }
@@ -545,13 +548,15 @@ impl Changes<'_> {
         self.connection.prepare_cached(sql)?.execute(params![call.as_str(), now.0]).map(|_| ())
     }
 
-    /// A dead call is to run again, with all its attempts. Whether it was one.
-    pub(super) fn revive(&self, w: &Waiting, now: Timestamp) -> rusqlite::Result<bool> {
+    /// A dead call is to run again, with all its attempts. Whether it was one. Its
+    /// next end is told, not any more the last one.
+    pub(super) fn revive(&self, w: &Waiting, now: Moment) -> rusqlite::Result<bool> {
         self.may_fail()?;
         let sql = "UPDATE queue SET dead = 0, attempts = 0, failed = 0, due = ?2 WHERE id = ?1 AND dead = 1";
-        if self.connection.prepare_cached(sql)?.execute(params![w.id.as_str(), now.0])? == 0 {
+        if self.connection.prepare_cached(sql)?.execute(params![w.id.as_str(), now.wall.0])? == 0 {
             return Ok(false);
         }
+        self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1")?.execute([w.id.as_str()])?;
         self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = NULL, attempts = 0 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
             w.fn_id.as_str(),
             w.id.as_str(),

@@ -107,7 +107,7 @@ impl Front {
             fn_id: call.spec.fn_id,
             created,
             priority: how.priority,
-            due: Timestamp(self.ledger.shared.clock.now().0.saturating_add(delay_ms)),
+            due: Timestamp(created.0.saturating_add(delay_ms)),
             fields: call.fields,
             body,
             key: how.key.clone(),

@@ -140,7 +140,7 @@ pub struct Accepted {
     pub created: Timestamp,
     /// 0 to 2, the highest first.
     pub priority: u8,
-    /// Not before this time.
+    /// Not before this time, by the clock of `created`.
     pub due: Timestamp,
     /// Header lines for the function.
     pub fields: Vec<u8>,

@@ -544,6 +544,84 @@ fn failures_are_counted_apart() {
     assert_eq!(runs(take(&room.open())), (0, 0), "with all its runs again");
 }
 
+/// A call that is sent again is told of by its next end alone, whatever comes
+/// of a try that is still under way.
+#[test]
+fn a_call_that_is_sent_again_is_told_of_by_its_next_end() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let told = || match ledger.readers.with(|r| r.callback(None, 1, |_| true)).expect("read") {
+        database::Look::Found(callback) => Some(callback.ended),
+        _ => None,
+    };
+    ledger.accept(Accepted { callback: Some("http://a.example/".to_owned()), ..call(fn_id, None) }).expect("accepted");
+    let id = fail(&ledger, &fn_id);
+    let first = told().expect("to be told");
+    assert_eq!(ledger.run_again(&fn_id, &id), Ok(Changed::Yes));
+    assert_eq!(told(), None, "it runs again");
+    wait_until("the next millisecond", || ledger.shared.clock.now() > first);
+    assert_eq!(fail(&ledger, &fn_id), id);
+    let second = told().expect("to be told");
+    for again in [None, Some((Timestamp(i64::MAX), 1))] {
+        ledger.ask(|done| Job::Told { id, ended: first, again, done }).expect("written");
+        assert_eq!(told(), Some(second), "the try was of the end before");
+    }
+    ledger.ask(|done| Job::Told { id, ended: second, again: None, done }).expect("written");
+    assert_eq!(told(), None);
+}
+
+/// The host's clock was set, back or forth, while the server ran: calls that
+/// come then have their distance in the file, and this server goes by its own.
+#[test]
+fn a_clock_that_is_set_meanwhile_neither_puts_off_nor_calls_early() {
+    let (hour, day) = (3_600_000, 86_400_000);
+    for set_by in [-day, day] {
+        let (room, fn_id) = (Room::new(), Id::new());
+        let own = Timestamp::now();
+        let created = Timestamp(own.0 + set_by);
+        let soon = Accepted { created, due: created, ..call(fn_id, None) };
+        let later = Accepted { created, due: Timestamp(created.0 + hour), ..call(fn_id, None) };
+        let in_order = |ledger: &Ledger, start: i64| {
+            let mut ready = ledger.shared.ready.lock();
+            assert_eq!(ready.take(Timestamp(start + 60_000), |_| true).map(|w| w.id), Some(soon.id));
+            assert_eq!(ready.take(Timestamp(start + hour - 60_000), |_| true).map(|w| w.id), None);
+            assert_eq!(ready.take(Timestamp(start + hour + 60_000), |_| true).map(|w| w.id), Some(later.id));
+        };
+        {
+            let ledger = room.open();
+            ledger.accept(soon.clone()).expect("accepted");
+            ledger.accept(later.clone()).expect("accepted");
+            in_order(&ledger, own.0);
+        }
+        let file = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+        let distance = |id: &Id| file.query_row("SELECT due - created FROM queue WHERE id = ?1", [id.as_str()], |row| row.get::<_, i64>(0)).expect("kept");
+        assert_eq!((distance(&soon.id), distance(&later.id)), (0, hour));
+        if set_by > 0 {
+            // Set back before the next start, as it were.
+            in_order(&room.open(), own.0);
+        }
+    }
+}
+
+/// What is kept for a time is as old as the host's clock says, by which it is
+/// forgotten.
+#[test]
+fn an_answer_is_as_old_as_the_hosts_clock_says() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open_with(|s| s.keep_answers = Duration::from_secs(3600));
+    let clock = clock::Moment { own: Timestamp(0), wall: Timestamp::now() };
+    let accepted = call(fn_id, None);
+    ledger.accept(accepted.clone()).expect("accepted");
+    drop(ledger);
+    let mut database = Database::open(&room.path.join("calls.db")).expect("opened");
+    let record = Box::new(Record { status: Status::Success, ..Record::of(&accepted) });
+    let ended = record::Ended::Done { record, answer: Some(Kept::default()) };
+    database.commit(true, |changes| changes.ended(&ended, clock)).expect("written");
+    let file = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
+    let created: i64 = file.query_row("SELECT created FROM answers", [], |row| row.get(0)).expect("kept");
+    assert_eq!(created, clock.wall.0);
+}
+
 /// The clock was set back between two starts: nothing waits longer for it.
 #[test]
 fn a_clock_that_was_set_back_puts_nothing_off() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use super::bodies::added;
+use super::clock::Moment;
 use super::database::{Changes, Database, Waiting};
 use super::logbook::Usage;
 use super::packs::{fits, packed};
@@ -51,6 +52,7 @@ pub(super) enum Job {
     /// A callback was made, or is to be tried again at a time.
     Told {
         id: Id,
+        ended: Timestamp,
         again: Option<(Timestamp, u32)>,
         done: Done<()>,
     },
@@ -185,7 +187,7 @@ pub(super) fn look_again(database: &Database, usage: &mut Usage) {
 fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &Gathered, usage: &mut Usage) -> Vec<Job> {
     let Gathered { records, logs } = gathered;
     let limits = &shared.settings;
-    let now = shared.clock.now();
+    let now = shared.clock.moment();
     let durable = batch.iter().any(Job::is_durable);
     let (mut good, others): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|record| fits(record));
     let packs = packed(&mut good);
@@ -235,7 +237,7 @@ impl Applied {
     }
 }
 
-fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<Applied> {
+fn apply(changes: &Changes<'_>, job: &Job, now: Moment) -> rusqlite::Result<Applied> {
     if !job.take_up() {
         return Ok(Applied::Nothing);
     }
@@ -252,7 +254,7 @@ fn apply(changes: &Changes<'_>, job: &Job, now: Timestamp) -> rusqlite::Result<A
         Job::Ended(ended) => changes.ended(ended, now)?,
         Job::Cancel { waiting, dead, .. } => return changes.cancel(waiting, *dead, now).map(Applied::if_any),
         Job::Revive(waiting, _) => return changes.revive(waiting, now).map(Applied::if_any),
-        Job::Told { id, again, .. } => changes.told(id, *again)?,
+        Job::Told { id, ended, again, .. } => return changes.told(id, *ended, *again).map(Applied::if_any),
         Job::Freshen(_) => {}
     }
     Ok(Applied::Done)
@@ -268,14 +270,15 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
                 Applied::Nothing => return,
                 Applied::Done => {
                     let bytes = call.body.len() as u64;
-                    shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due: call.due, attempts: 0, failed: 0, bytes });
+                    let due = Timestamp(shared.clock.now().0.saturating_add(call.due.0.saturating_sub(call.created.0)));
+                    shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due, attempts: 0, failed: 0, bytes });
                     call.id
                 }
             };
             let _ = done.send(Ok(id));
         }
         Job::Told { id, again, done, .. } => {
-            if again.is_none() {
+            if again.is_none() && changed {
                 shared.promises.remove(&id);
             }
             let _ = done.send(Ok(()));
