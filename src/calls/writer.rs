@@ -29,6 +29,10 @@ const GATHER: Duration = Duration::from_millis(200);
 const GATHER_FEW: Duration = Duration::from_secs(1);
 /// Between looks for what is too old.
 const TIDY: Duration = Duration::from_secs(30);
+/// The same, at most: while nothing is written each pause is twice the last. What
+/// may be kept for a time is then gone after about twice that, and an idle server
+/// takes no CPU.
+const TIDY_IDLE: Duration = Duration::from_secs(600);
 /// Between tries to write down what failed to be.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
@@ -83,7 +87,7 @@ impl Job {
 pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<Job>>, bell: &Receiver<()>) {
     let mut due: Option<Instant> = None;
     let mut taken = Instant::now();
-    let mut tidy_due = Instant::now() + Duration::from_secs(1);
+    let (mut tidy_due, mut tidy_pause) = (Instant::now() + Duration::from_secs(1), TIDY);
     let mut round = None;
     let mut unsettled: Vec<Job> = Vec::new();
     let mut usage = usage_of(&database);
@@ -119,6 +123,7 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
         if !batch.is_empty() || !gathered.is_empty() {
             unsettled = write(shared, &mut database, batch, &gathered, &mut usage);
             shared.ring.lock().writing = false;
+            (tidy_due, tidy_pause) = (tidy_due.min(Instant::now() + TIDY), TIDY);
             if usage.bodies > shared.settings.answer_bytes {
                 tidy_due = tidy_due.min(Instant::now() + GATHER);
             }
@@ -131,7 +136,8 @@ pub(super) fn run(shared: &Shared, mut database: Database, jobs: &Receiver<Box<J
         }
         if Instant::now() >= tidy_due {
             let more = tidy(shared, &mut database, &mut usage, &mut round);
-            tidy_due = Instant::now() + if more { GATHER } else { TIDY };
+            let longer = (tidy_pause * 2).min(TIDY_IDLE);
+            tidy_due = Instant::now() + if more { GATHER } else { std::mem::replace(&mut tidy_pause, longer) };
         }
     }
 }
