@@ -37,6 +37,8 @@ const FIRST_CONNECTION: u64 = 2;
 const ACCEPT_BATCH: usize = 64;
 /// After running out of descriptors: how long until accept is tried again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Without a deadline of its own the thread sleeps for no less.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
 /// A client that is half-closed for this long while its call runs is probed.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
 /// Bytes of incomplete heads kept for all parked connections together.
@@ -422,7 +424,7 @@ impl Poller {
             if first.is_none() && self.open.load(Ordering::Relaxed) > 0 {
                 // All are with workers, and what one of them comes back with is due
                 // later, mostly: it need not ring.
-                first = Some(Instant::now() + self.limits.head_time.min(self.limits.silence));
+                first = Some(Instant::now() + self.limits.head_time.min(self.limits.silence).max(LOOK_AT_LEAST));
             }
             let until = match (first, retry_at) {
                 (Some(a), Some(b)) => Some(a.min(b)),
