@@ -2,6 +2,7 @@
 //! recomputes everything from the queue's state; a lost or doubled ring is
 //! harmless.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ const PREWARM_RETRY: Duration = Duration::from_secs(5);
 /// While the engine fails, what was put off is looked at again after this.
 const HEALTH_RETRY: Duration = Duration::from_secs(1);
 
+/// After a panic the launcher looks again after this.
+const PANIC_RETRY: Duration = Duration::from_millis(100);
+
 /// At most this many places in the token line for one queue: each is a
 /// container to be.
 const MAX_PLACES: usize = 64;
@@ -29,9 +33,12 @@ const MAX_PLACES: usize = 64;
 pub(super) fn run(shared: &Arc<Shared>, queue: &Arc<SlotQueue>) {
     let mut places: Vec<Place> = Vec::new();
     loop {
-        let wake = round(shared, queue, &mut places);
-        match wake {
+        // A bug must not leave this queue's callers without anybody who looks after
+        // them: those who sleep have no clock of their own.
+        let next = catch_unwind(AssertUnwindSafe(|| round(shared, queue, &mut places))).unwrap_or_else(|_| after_panic(queue));
+        match next {
             Next::End => return,
+            Next::Pause(at) => drop(crossbeam_channel::at(at).recv()),
             Next::Sleep(None) => drop(queue.rung.recv()),
             Next::Sleep(Some(at)) => {
                 crossbeam_channel::select! {
@@ -44,12 +51,29 @@ pub(super) fn run(shared: &Arc<Shared>, queue: &Arc<SlotQueue>) {
 }
 
 enum Next {
+    /// Until the bell rings, or this time.
     Sleep(Option<Instant>),
+    /// Until this time, whoever rings.
+    Pause(Instant),
     End,
+}
+
+/// A round has panicked: time limits are kept nevertheless, and the next round
+/// comes soon.
+fn after_panic(queue: &Arc<SlotQueue>) -> Next {
+    log::error!("a bug in hob: looking after the callers of {} ({}) panicked; it goes on", queue.spec.fn_name, queue.spec.fn_id);
+    let now = Instant::now();
+    let attention = catch_unwind(AssertUnwindSafe(|| attend(queue, now))).unwrap_or_default();
+    let again = now + PANIC_RETRY;
+    let again = attention.map_or(again, |at| at.min(again));
+    queue.with(|inner| inner.wakes = Some(again));
+    Next::Pause(again)
 }
 
 fn round(shared: &Arc<Shared>, queue: &Arc<SlotQueue>, places: &mut Vec<Place>) -> Next {
     let now = Instant::now();
+    // A panic; nothing else can come of it.
+    let _ = crate::fault::at("launcher.round");
     let health = shared.driver.health();
     // Decide and take out, under the queue's lock.
     let (decided, expired, freezing) = queue.with(|inner| {

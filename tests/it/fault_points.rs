@@ -155,6 +155,35 @@ fn a_panic_in_a_start_is_told_and_the_next_start_goes_well() {
 }
 
 #[test]
+fn a_panic_of_a_launcher_leaves_no_caller_alone() {
+    for k in [1, 2] {
+        let Some(server) = armed(&format!("launcher.round@{k}=panic")) else { return };
+        let echo = server.function("echo", "echo", json!({}));
+        let before = descriptors(&server);
+        assert_eq!(statuses(&server, &echo, 3, 100), [200; 3], "{}", server.log());
+        assert_eq!(fired(&server), 1);
+        recovered(&server, &echo, before);
+        end(server);
+    }
+    // For two seconds always: no container comes, and each is told when its time
+    // is over, the first, who waits in a thread, and those who sleep behind it.
+    let Some(server) = Server::start(&[("HOB_FAULTS", "launcher.round@1-20=panic"), ("HOB_MAX_WAIT_MSECS", "600")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let before = descriptors(&server);
+    let mut line = Vec::new();
+    for n in 1..=6 {
+        line.push(server.begin_call(&echo, &[]));
+        server.await_queue(&echo, "waiting", n);
+    }
+    for stream in &mut line {
+        let answer = http::finish(stream).expect("an answer");
+        assert!(answer.status == 503 && answer.message().contains("HOB_MAX_WAIT_MSECS"), "{answer:?}");
+    }
+    recovered(&server, &echo, before);
+    end(server);
+}
+
+#[test]
 fn a_panic_in_a_detached_run_is_only_one_try() {
     for k in [1, 2] {
         let Some(server) = armed(&format!("detached.run@{k}=panic")) else { return };
