@@ -122,8 +122,9 @@ fn crowds_of_slow_clients_keep_nobody_waiting() {
 
     let mut idle = bench.crowd(scaled(2_000), "GET /ping HTTP/1.1\r\nHost: t\r\n\r\n");
     idle.iter_mut().for_each(answer);
-    let each = resident(&server).saturating_sub(bench.resident) / idle.len() as u64;
-    assert!(each <= 12 << 10, "{each} bytes for each idle connection");
+    // Idle means parked: how many threads their one burst took is chance.
+    let each = || resident(&server).saturating_sub(bench.resident) / idle.len() as u64;
+    wait_until("12 KiB for each idle connection", 30, || (each() <= 12 << 10).then_some(()));
     bench.beside("idle connections", idle);
 
     // Each holds a container: the answer is longer than what the kernel takes.
