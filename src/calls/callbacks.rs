@@ -16,7 +16,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::Ledger;
 use super::address::is_public;
-use super::database::{Callback, CallbackPlace, Look};
+use super::outbox::{Callback, CallbackPlace, Look};
 use super::record::{Kept, Record};
 use super::writer::Job;
 use crate::metrics::LEDGER;

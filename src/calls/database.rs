@@ -1,6 +1,7 @@
-//! The database of calls, `calls.db`: records, the queue of detached calls,
-//! their answers. A file of its own, so that its commits and those of the
-//! resources never wait for each other.
+//! The database of calls, `calls.db`: the file, its versions, its transactions,
+//! and the rows of records. A file of its own, so that its commits and those of
+//! the resources never wait for each other. What else is in it: `queue.rs`,
+//! `outbox.rs`, `logbook.rs`, `packs.rs`.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, Row, params};
 
-use super::clock::Moment;
-use super::record::{Accepted, Ended, Kept, Phases, Record, Status, known_start};
-use super::workers::LONGEST_PAUSE_MS;
+use super::record::{Phases, Record, Status, known_start};
 use crate::model::{Id, Timestamp};
 
 const SCHEMA: &str = "
@@ -94,47 +93,6 @@ pub enum LedgerError {
     Newer { path: PathBuf, found: i64 },
     #[error(transparent)]
     Spawn(#[from] crate::pool::SpawnError),
-}
-
-/// A queued call without its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Waiting {
-    pub(super) id: Id,
-    pub(super) fn_id: Id,
-    pub(super) priority: u8,
-    pub(super) due: Timestamp,
-    /// Runs begun.
-    pub(super) attempts: u32,
-    /// Those of them that failed; others were cut by the server's end.
-    pub(super) failed: u32,
-    /// Of its body.
-    pub(super) bytes: u64,
-}
-
-/// Where a look at the callbacks has come to.
-pub(super) type CallbackPlace = (Timestamp, Id);
-
-/// What a look at some callbacks gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Look {
-    Found(Callback),
-    /// None of so many; there may be one behind this.
-    Until(CallbackPlace),
-    /// None to the last.
-    Nothing,
-}
-
-/// An end that is to be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Callback {
-    pub(super) id: Id,
-    pub(super) fn_id: Id,
-    pub(super) url: String,
-    /// When the call ended.
-    pub(super) ended: Timestamp,
-    pub(super) due: Timestamp,
-    /// Tries made.
-    pub(super) tries: u32,
 }
 
 #[derive(Debug)]
@@ -265,108 +223,6 @@ impl Database {
         Ok(())
     }
 
-    /// All calls that still have to run, and how many are dead.
-    ///
-    /// The clock may have been set back since they were written: then a due
-    /// time is taken as a distance, from the acceptance or from now.
-    pub(super) fn waiting(&self, now: Timestamp) -> Result<(Vec<Waiting>, u64), LedgerError> {
-        self.read(|c| {
-            let mut statement = c.prepare("SELECT id, fn_id, priority, due, attempts, created, length(body), failed FROM queue WHERE dead = 0")?;
-            let rows = statement.query_map([], |row| {
-                let (due, attempts, created): (i64, u32, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
-                let mut due = if created > now.0 { due - (created - now.0) } else { due };
-                if attempts > 0 {
-                    due = due.min(now.0 + LONGEST_PAUSE_MS);
-                }
-                Ok(Waiting {
-                    id: id(row, 0)?,
-                    fn_id: id(row, 1)?,
-                    priority: row.get(2)?,
-                    due: Timestamp(due),
-                    attempts,
-                    failed: row.get(7)?,
-                    bytes: row.get(6)?,
-                })
-            })?;
-            let waiting = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-            let dead: i64 = c.query_row("SELECT count(*) FROM queue WHERE dead = 1", [], |row| row.get(0))?;
-            Ok((waiting, u64::try_from(dead).unwrap_or(0)))
-        })
-    }
-
-    /// What a queued call is made of.
-    pub(super) fn load(&self, call: &Id) -> Result<Option<Accepted>, LedgerError> {
-        self.read(|c| {
-            let sql = "SELECT id, app_id, fn_id, created, priority, due, fields, body, trigger_id, callback FROM queue WHERE id = ?1";
-            c.prepare_cached(sql)?
-                .query_row([call.as_str()], |row| {
-                    Ok(Accepted {
-                        id: id(row, 0)?,
-                        app_id: id(row, 1)?,
-                        fn_id: id(row, 2)?,
-                        created: Timestamp(row.get(3)?),
-                        priority: row.get(4)?,
-                        due: Timestamp(row.get(5)?),
-                        fields: row.get(6)?,
-                        body: row.get(7)?,
-                        key: None,
-                        trigger: maybe_id(row, 8)?,
-                        callback: row.get(9)?,
-                    })
-                })
-                .optional()
-        })
-    }
-
-    /// Whether the call waits in vain: its attempts are used up.
-    pub(super) fn dead(&self, call: &Id) -> Result<Option<Waiting>, LedgerError> {
-        self.read(|c| {
-            let sql = "SELECT id, fn_id, priority, due, length(body) FROM queue WHERE id = ?1 AND dead = 1";
-            let read = |row: &Row<'_>| {
-                Ok(Waiting {
-                    id: id(row, 0)?,
-                    fn_id: id(row, 1)?,
-                    priority: row.get(2)?,
-                    due: Timestamp(row.get(3)?),
-                    attempts: 0,
-                    failed: 0,
-                    bytes: row.get(4)?,
-                })
-            };
-            c.prepare_cached(sql)?.query_row([call.as_str()], read).optional()
-        })
-    }
-
-    pub(super) fn answer(&self, call: &Id) -> Result<Option<Kept>, LedgerError> {
-        self.read(|c| {
-            c.prepare_cached("SELECT fields, body, cut FROM answers WHERE id = ?1")?
-                .query_row([call.as_str()], |row| Ok(Kept { fields: row.get(0)?, body: row.get(1)?, cut: row.get(2)? }))
-                .optional()
-        })
-    }
-
-    /// The first callback behind `after`, in the order in which they are due,
-    /// that is `wanted`, of the next `most`.
-    pub(super) fn callback(&self, after: Option<CallbackPlace>, most: usize, mut wanted: impl FnMut(&Callback) -> bool) -> Result<Look, LedgerError> {
-        self.read(|c| {
-            let sql = "SELECT id, fn_id, url, ended, due, tries FROM callbacks WHERE due >= ?1 AND (due, id) > (?1, ?2) ORDER BY due, id LIMIT ?3";
-            let mut statement = c.prepare_cached(sql)?;
-            let (due, after) = after.map_or((i64::MIN, String::new()), |(due, id)| (due.0, id.to_string()));
-            let mut rows = statement.query(params![due, after, i64::try_from(most).unwrap_or(i64::MAX)])?;
-            let (mut seen, mut last) = (0, None);
-            while let Some(row) = rows.next()? {
-                let (ended, due) = (Timestamp(row.get(3)?), Timestamp(row.get(4)?));
-                let callback = Callback { id: id(row, 0)?, fn_id: id(row, 1)?, url: row.get(2)?, ended, due, tries: row.get(5)? };
-                if wanted(&callback) {
-                    return Ok(Look::Found(callback));
-                }
-                seen += 1;
-                last = Some((callback.due, callback.id));
-            }
-            Ok(last.filter(|_| seen >= most).map_or(Look::Nothing, Look::Until))
-        })
-    }
-
     pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
         query(&self.connection).map_err(|source| LedgerError::Database { path: self.path.clone(), source })
     }
@@ -423,160 +279,6 @@ impl Changes<'_> {
         ])?;
         Ok(())
     }
-
-    /// The call that was accepted with this key.
-    pub(super) fn keyed(&self, fn_id: &Id, key: &str) -> rusqlite::Result<Option<Id>> {
-        let sql = "SELECT id FROM keys WHERE fn_id = ?1 AND key = ?2";
-        self.connection.prepare_cached(sql)?.query_row([fn_id.as_str(), key], |row| id(row, 0)).optional()
-    }
-
-    pub(super) fn accept(&self, a: &Accepted) -> rusqlite::Result<()> {
-        self.may_fail()?;
-        self.connection
-            .prepare_cached(
-                "INSERT INTO queue (id, fn_id, app_id, priority, due, created, attempts, dead, fields, body, trigger_id, callback) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10)",
-            )?
-            .execute(params![
-                a.id.as_str(),
-                a.fn_id.as_str(),
-                a.app_id.as_str(),
-                a.priority,
-                a.due.0,
-                a.created.0,
-                a.fields,
-                a.body,
-                a.trigger.as_ref().map(Id::as_str),
-                a.callback
-            ])?;
-        if let Some(key) = &a.key {
-            self.connection.prepare_cached("INSERT OR REPLACE INTO keys (fn_id, key, id, created) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-                a.fn_id.as_str(),
-                key,
-                a.id.as_str(),
-                a.created.0
-            ])?;
-        }
-        self.put(&Record::of(a))
-    }
-
-    pub(super) fn begin(&self, w: &Waiting, now: Moment) -> rusqlite::Result<()> {
-        self.may_fail()?;
-        self.connection.prepare_cached("UPDATE queue SET attempts = ?2 WHERE id = ?1")?.execute(params![w.id.as_str(), w.attempts])?;
-        self.connection.prepare_cached("UPDATE calls SET status = ?3, started = ?4, attempts = ?5 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
-            w.fn_id.as_str(),
-            w.id.as_str(),
-            Status::Running as i64,
-            now.wall.0,
-            w.attempts
-        ])?;
-        Ok(())
-    }
-
-    /// The end of a run. A call whose attempts are used up stays in the queue,
-    /// dead, until it is sent again or forgotten.
-    pub(super) fn ended(&self, ended: &Ended, now: Moment) -> rusqlite::Result<()> {
-        self.may_fail()?;
-        match ended {
-            Ended::Done { record, answer } => {
-                self.put(record)?;
-                self.tell(&record.id, now.own)?;
-                let dead = matches!(record.status, Status::Error | Status::Timeout);
-                let sql = if dead { "UPDATE queue SET dead = 1 WHERE id = ?1" } else { "DELETE FROM queue WHERE id = ?1" };
-                self.connection.prepare_cached(sql)?.execute([record.id.as_str()])?;
-                if let Some(kept) = answer {
-                    self.connection
-                        .prepare_cached("INSERT OR REPLACE INTO answers (id, created, fields, body, cut) VALUES (?1, ?2, ?3, ?4, ?5)")?
-                        .execute(params![record.id.as_str(), now.wall.0, kept.fields, kept.body, kept.cut])?;
-                }
-            }
-            Ended::Again { waiting: w, error } => {
-                self.connection.prepare_cached("UPDATE queue SET due = ?2, attempts = ?3, failed = ?4 WHERE id = ?1")?.execute(params![
-                    w.id.as_str(),
-                    now.for_file(w.due).0,
-                    w.attempts,
-                    w.failed
-                ])?;
-                self.connection.prepare_cached("UPDATE calls SET status = ?3, error = ?4, attempts = ?5 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
-                    w.fn_id.as_str(),
-                    w.id.as_str(),
-                    Status::Queued as i64,
-                    error,
-                    w.attempts
-                ])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A callback of the end at `ended` was made, or is to be tried again then.
-    /// Whether it was still to be: the call may have been sent again meanwhile.
-    pub(super) fn told(&self, id: &Id, ended: Timestamp, again: Option<(Timestamp, u32)>) -> rusqlite::Result<bool> {
-        self.may_fail()?;
-        let count = match again {
-            None => self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1 AND ended = ?2")?.execute(params![id.as_str(), ended.0])?,
-            Some((due, tries)) => {
-                let sql = "UPDATE callbacks SET due = ?3, tries = ?4 WHERE id = ?1 AND ended = ?2";
-                self.connection.prepare_cached(sql)?.execute(params![id.as_str(), ended.0, due.0, tries])?
-            }
-        };
-        Ok(count > 0)
-    }
-
-    /// Whether there was such a call, waiting or `dead`. The end of one that
-    /// waited is told; that of a dead one was.
-    pub(super) fn cancel(&self, w: &Waiting, dead: bool, now: Moment) -> rusqlite::Result<bool> {
-        self.may_fail()?;
-        if !dead {
-            self.tell(&w.id, now.own)?;
-        }
-        if self.connection.prepare_cached("DELETE FROM queue WHERE id = ?1 AND dead = ?2")?.execute(params![w.id.as_str(), dead])? == 0 {
-            return Ok(false);
-        }
-        self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = ?4, error = NULL WHERE fn_id = ?1 AND id = ?2")?.execute(params![
-            w.fn_id.as_str(),
-            w.id.as_str(),
-            Status::Cancelled as i64,
-            now.wall.0
-        ])?;
-        Ok(true)
-    }
-
-    /// Its end is to be told, if anybody wants to know.
-    fn tell(&self, call: &Id, now: Timestamp) -> rusqlite::Result<()> {
-        let sql = "INSERT OR REPLACE INTO callbacks SELECT id, fn_id, callback, ?2, ?2, 0 FROM queue WHERE id = ?1 AND callback IS NOT NULL";
-        self.connection.prepare_cached(sql)?.execute(params![call.as_str(), now.0]).map(|_| ())
-    }
-
-    /// A dead call is to run again, with all its attempts. Whether it was one. Its
-    /// next end is told, not any more the last one.
-    pub(super) fn revive(&self, w: &Waiting, now: Moment) -> rusqlite::Result<bool> {
-        self.may_fail()?;
-        let sql = "UPDATE queue SET dead = 0, attempts = 0, failed = 0, due = ?2 WHERE id = ?1 AND dead = 1";
-        if self.connection.prepare_cached(sql)?.execute(params![w.id.as_str(), now.wall.0])? == 0 {
-            return Ok(false);
-        }
-        self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1")?.execute([w.id.as_str()])?;
-        self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = NULL, attempts = 0 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
-            w.fn_id.as_str(),
-            w.id.as_str(),
-            Status::Queued as i64
-        ])?;
-        Ok(true)
-    }
-
-    /// Old answers, and keys and dead calls older than `oldest`, `most` of each; a
-    /// call that waits has its key still. Whether there may be more.
-    pub(super) fn forget_answers(&self, answers: Timestamp, oldest: Timestamp, most: u32) -> rusqlite::Result<bool> {
-        let of_answers = "DELETE FROM answers WHERE id IN (SELECT id FROM answers WHERE created < ?1 \
-             AND NOT EXISTS (SELECT 1 FROM callbacks WHERE callbacks.id = answers.id) LIMIT ?2) RETURNING length(fields) + length(body)";
-        let of_keys = "DELETE FROM keys WHERE (fn_id, key) IN (SELECT fn_id, key FROM keys WHERE created < ?1 \
-             AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.id = keys.id) LIMIT ?2)";
-        let of_dead = "DELETE FROM queue WHERE id IN (SELECT id FROM queue WHERE dead = 1 AND max(created, due) < ?1 LIMIT ?2) RETURNING length(body)";
-        let keys = self.connection.prepare_cached(of_keys)?.execute(params![oldest.0, most])?;
-        let gone = [self.free(of_answers, params![answers.0, most])?, keys, self.free(of_dead, params![oldest.0, most])?];
-        Ok(gone.iter().any(|gone| *gone >= most as usize))
-    }
 }
 
 pub(super) fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
@@ -584,7 +286,7 @@ pub(super) fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
     Id::from_str(&text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
 }
 
-fn maybe_id(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Id>> {
+pub(super) fn maybe_id(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Id>> {
     let text: Option<String> = row.get(column)?;
     Ok(text.and_then(|text| Id::from_str(&text).ok()))
 }

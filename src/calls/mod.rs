@@ -29,8 +29,14 @@ mod history;
 #[cfg(test)]
 mod history_tests;
 mod logbook;
+#[cfg(test)]
+mod logbook_tests;
+mod outbox;
 mod packs;
 mod promises;
+mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod readers;
 mod ready;
 mod record;
@@ -63,9 +69,10 @@ use crate::pool::{Thread, spawn};
 
 use callbacks::Desk;
 use clock::Clock;
-use database::{Database, Waiting};
+use database::Database;
 use logbook::Pending;
 use promises::Promises;
+use queue::Waiting;
 use readers::Readers;
 use ready::Ready;
 use wish::{Done, GONE, SLOW, wish};

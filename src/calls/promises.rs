@@ -8,10 +8,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::callbacks::host;
-use super::database::{Changes, Database, LedgerError, id};
+use super::database::{Database, LedgerError, id};
 use super::record::Accepted;
 use crate::call::DetachError;
-use crate::model::{Id, Timestamp};
+use crate::model::Id;
 
 #[derive(Debug, Default)]
 pub(super) struct Promises(Mutex<Book>);
@@ -90,16 +90,5 @@ impl Promises {
         let mut book = self.0.lock();
         let gone: Vec<Id> = book.calls.iter().filter(|(_, (of, _))| of == fn_id).map(|(call, _)| *call).collect();
         gone.iter().for_each(|call| book.remove(call));
-    }
-}
-
-impl Changes<'_> {
-    /// Gives up callbacks of calls that ended before `oldest`, `most` of them:
-    /// whose calls they are of.
-    pub(super) fn forget_callbacks(&self, oldest: Timestamp, most: u32) -> rusqlite::Result<Vec<Id>> {
-        let sql = "DELETE FROM callbacks WHERE id IN (SELECT id FROM callbacks WHERE ended < ?1 LIMIT ?2) RETURNING id";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let rows = statement.query_map(rusqlite::params![oldest.0, most], |row| id(row, 0))?;
-        rows.collect()
     }
 }

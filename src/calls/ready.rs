@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::database::Waiting;
+use super::queue::Waiting;
 use crate::model::{Id, Timestamp};
 
 /// Order inside a function and a priority: the earliest due, then the oldest.

@@ -1,6 +1,6 @@
 //! What is remembered of a call.
 
-use super::database::Waiting;
+use super::queue::Waiting;
 use crate::call::Origin;
 use crate::model::{Id, Timestamp};
 

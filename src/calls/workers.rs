@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Ledger;
-use super::database::Waiting;
+use super::queue::Waiting;
 use super::ready::May;
 use super::record::{Accepted, Ended, Kept, Record, Status};
 use super::tally::Tally;

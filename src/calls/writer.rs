@@ -9,9 +9,10 @@ use crossbeam_channel::{Receiver, select};
 
 use super::bodies::added;
 use super::clock::Moment;
-use super::database::{Changes, Database, Waiting};
+use super::database::{Changes, Database};
 use super::logbook::Usage;
 use super::packs::{fits, packed};
+use super::queue::Waiting;
 use super::record::{Accepted, Ended, Record};
 use super::tidy::tidy;
 use super::wish::Done;
