@@ -43,6 +43,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 const CALLBACKS_LIMIT: Duration = Duration::from_secs(1);
 /// Calls that were cut end within this.
 const CUT_LIMIT: Duration = Duration::from_secs(2);
+/// Clients that are slow to take an answer have no longer than this, however long
+/// calls may take.
+const ANSWERS_LIMIT: Duration = Duration::from_secs(30);
 /// Any other step of the stop; they take moments.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// Something did not end in time; it was named.
@@ -204,8 +207,10 @@ impl Server {
         }
         overseer.step("containers", close_limit + STEP_LIMIT);
         overseer.left(self.agent.close(Instant::now() + close_limit));
-        overseer.step("the public listener", STEP_LIMIT);
-        overseer.left(self.edge.stop());
+        // Calls are over when their containers have answered; clients have as long.
+        let answers = drain_until.min(Instant::now() + ANSWERS_LIMIT);
+        overseer.step("the public listener", answers.saturating_duration_since(Instant::now()) + STEP_LIMIT);
+        overseer.left(self.edge.stop(answers));
         overseer.step("the management API", STEP_LIMIT);
         self.api.stop();
         self.callbacks.stop(Instant::now() + CALLBACKS_LIMIT);

@@ -30,6 +30,8 @@ enum State {
     /// Nothing written yet.
     Fresh,
     Running(Long),
+    /// Whole, and the client did not take all of it at once: the rest.
+    Owed(Vec<u8>),
     /// The function's answer was replaced by an error: its rest is dropped.
     Replaced,
     Done,
@@ -75,7 +77,7 @@ impl<'a> ClientSide<'a> {
         match self.state {
             State::Fresh => Outcome::Unanswered,
             State::Running(_) => Outcome::Broken,
-            State::Replaced | State::Done => Outcome::Whole,
+            State::Owed(_) | State::Replaced | State::Done => Outcome::Whole,
             State::Lost => Outcome::Lost,
         }
     }
@@ -163,6 +165,20 @@ impl<'a> ClientSide<'a> {
         Ok(status)
     }
 
+    /// Whether [`ClientSide::pay`] would have to wait for the client.
+    pub(super) fn owes(&self) -> bool {
+        matches!(self.state, State::Owed(_))
+    }
+
+    /// Sends what the client did not take at once of a whole answer.
+    pub(super) fn pay(&mut self) {
+        if let State::Owed(rest) = &self.state {
+            let sent = self.reply.rest(rest);
+            // Known only now, and to nobody else: the call itself went well.
+            let _ = self.settle(sent, State::Done);
+        }
+    }
+
     fn settle(&mut self, sent: Result<(), ClientGone>, then: State) -> Result<(), ClientGone> {
         self.state = if sent.is_ok() { then } else { State::Lost };
         sent
@@ -173,8 +189,13 @@ impl Caller for ClientSide<'_> {
     fn whole(&mut self, head: &AnswerHead<'_>, body: &[u8]) -> Result<(), ClientGone> {
         match self.head(head) {
             Ok(status) => {
-                let sent = self.reply.finish(status, body);
-                self.settle(sent, State::Done)
+                // INVARIANT: does not wait for the client, who would hold the container meanwhile.
+                let rest = self.reply.finish_at_once(status, body);
+                match rest {
+                    Ok(rest) if rest.is_empty() => self.settle(Ok(()), State::Done),
+                    Ok(rest) => self.settle(Ok(()), State::Owed(rest)),
+                    Err(gone) => self.settle(Err(gone), State::Lost),
+                }
             }
             Err(answered) => answered,
         }
@@ -201,7 +222,7 @@ impl Caller for ClientSide<'_> {
                 sent
             }
             State::Replaced => Ok(()),
-            State::Fresh | State::Done | State::Lost => Err(ClientGone),
+            State::Fresh | State::Owed(_) | State::Done | State::Lost => Err(ClientGone),
         }
     }
 
@@ -215,7 +236,7 @@ impl Caller for ClientSide<'_> {
                 self.settle(sent, State::Done)
             }
             State::Replaced => self.settle(Ok(()), State::Replaced),
-            State::Fresh | State::Done | State::Lost => Err(ClientGone),
+            State::Fresh | State::Owed(_) | State::Done | State::Lost => Err(ClientGone),
         }
     }
 

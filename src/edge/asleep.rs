@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 use super::Job;
 use super::answer::Door;
 use super::conn::{Conn, Shared, after_panic};
+use super::exchange::say_now;
 use super::poll::{Poller, Serve, Served};
 use super::request::{Action, Request};
 use super::sock::Sock;
-use crate::call::{Body, Call, WatchGuard, Woken};
+use crate::call::{Body, Call, CallError, WatchGuard, Woken};
 use crate::calls::{Sleeper, Turn};
 use crate::http1::{BodyFraming, parse_request};
 use crate::metrics::EDGE;
@@ -40,6 +41,9 @@ pub(super) struct Waiting {
     pub(super) conn: Conn,
     pub(super) asked: Asked,
     pub(super) turn: Option<Turn>,
+    /// Its client takes nothing just now: who tells it that there is no container
+    /// may have to wait for it, so that is a thread of the cap.
+    slow: bool,
     shared: Arc<Shared>,
 }
 
@@ -73,7 +77,7 @@ pub(super) fn lie_down(shared: &Arc<Shared>, mut conn: Conn, mut asked: Asked) -
             buffer.shrink_to_fit();
         }
     }
-    let waiting = Box::new(Waiting { conn, asked, turn: None, shared: Arc::clone(shared) });
+    let waiting = Box::new(Waiting { conn, asked, turn: None, slow: false, shared: Arc::clone(shared) });
     if shared.poller.draining() {
         return Err(waiting);
     }
@@ -86,13 +90,22 @@ pub(super) fn lie_down(shared: &Arc<Shared>, mut conn: Conn, mut asked: Asked) -
     Err(back.downcast().unwrap_or_else(|_| unreachable!("the line gives back what it was given")))
 }
 
-/// [`try_lie_down`], where a bug in there may cost this connection, and nothing else.
-pub(super) fn try_lie_down_safely(shared: &Arc<Shared>, conn: Conn) -> Option<Conn> {
+/// What came of a connection that has something to read, while callers stand in
+/// line somewhere.
+pub(super) enum Tried {
+    Served(Served),
+    ForWorker(Conn),
+}
+
+/// For the poller's thread: takes what `conn` has sent, and if that is a whole call
+/// for a line that stands, lays it there. A bug in there may cost this connection,
+/// and nothing else.
+pub(super) fn try_lie_down(shared: &Arc<Shared>, conn: Conn) -> Tried {
     let sock = Arc::clone(&conn.sock);
-    catch_unwind(AssertUnwindSafe(|| try_lie_down(shared, conn))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| take_and_lie_down(shared, conn))).unwrap_or_else(|_| {
         log::error!("a request panicked; its connection is closed");
         after_panic(&sock);
-        None
+        Tried::Served(Served::Taken)
     })
 }
 
@@ -111,7 +124,10 @@ struct Helper<'a> {
 
 impl Serve for Helper<'_> {
     fn serve(&self, conn: Conn) -> Result<Served, Arc<Sock>> {
-        let Some(conn) = try_lie_down_safely(self.shared, conn) else { return Ok(Served::LinedUp) };
+        let conn = match try_lie_down(self.shared, conn) {
+            Tried::Served(served) => return Ok(served),
+            Tried::ForWorker(conn) => conn,
+        };
         // One at a time is asked for.
         if let Some(second) = self.found.lock().replace(conn)
             && let Some(workers) = self.shared.workers()
@@ -122,23 +138,20 @@ impl Serve for Helper<'_> {
     }
 }
 
-/// For the poller's thread, while callers stand in line somewhere: takes what
-/// `conn` has sent, and if that is a whole call for such a line, lays it there.
-/// `Some`: it is for a worker.
-fn try_lie_down(shared: &Arc<Shared>, mut conn: Conn) -> Option<Conn> {
+fn take_and_lie_down(shared: &Arc<Shared>, mut conn: Conn) -> Tried {
     if !conn.take_whole() {
-        return Some(conn);
+        return Tried::ForWorker(conn);
     }
-    let Some((asked, used)) = read_call(shared, &conn.carry) else { return Some(conn) };
+    let Some((asked, used)) = read_call(shared, &conn.carry) else { return Tried::ForWorker(conn) };
     conn.carry.drain(..used);
     conn.begin_call();
     EDGE.requests.add(1);
     match lie_down(shared, conn, asked) {
-        Ok(()) => None,
+        Ok(()) => Tried::Served(Served::LinedUp),
         Err(waiting) => {
             // The line has just ended: a thread runs it.
             waiting.go_on();
-            None
+            Tried::Served(Served::Taken)
         }
     }
 }
@@ -185,13 +198,15 @@ impl Sleeper for Waiting {
 }
 
 impl Woken for Waiting {
-    fn go_on(self: Box<Self>) {
+    fn go_on(mut self: Box<Self>) {
         let shared = Arc::clone(&self.shared);
-        let Some(workers) = shared.workers() else { return };
+        let Some(workers) = shared.workers() else { return turn_away(&shared, Job::Woken(self)) };
+        self.slow = self.turn.as_ref().is_some_and(|turn| !turn.holds_container()) && !self.conn.sock.takes_more();
         // With a container in its hands it must not stand behind calls that wait for
         // one, and without hope of one not behind calls that run for long.
         let given = match &self.turn {
             None => workers.give(Job::Woken(self)),
+            Some(_) if self.slow => workers.give(Job::Woken(self)),
             Some(turn) if turn.holds_container() => workers.give_at_once(Job::Woken(self)),
             Some(_) => match shared.told.add(self) {
                 Some(first) => workers.give_at_once(Job::Woken(first)),
@@ -199,7 +214,7 @@ impl Woken for Waiting {
             },
         };
         if let Err(Full(job)) = given {
-            turn_away(&shared, &job);
+            turn_away(&shared, job);
         }
     }
 }
@@ -208,19 +223,32 @@ impl Waiting {
     /// Its wait is over, with a container or without: it is not to wait for a
     /// thread as well.
     pub(super) fn is_urgent(&self) -> bool {
-        self.turn.is_some()
+        self.turn.is_some() && !self.slow
     }
 
-    fn has_failed(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| !turn.holds_container())
+    /// It is one of those that are told one after another.
+    fn is_told(&self) -> bool {
+        !self.slow && self.turn.as_ref().is_some_and(|turn| !turn.holds_container())
     }
 }
 
-/// There is no thread for `job`: 503.
-fn turn_away(shared: &Arc<Shared>, job: &Job) {
+/// There is no thread for `job`: its client is told, if it takes that at once.
+pub(super) fn turn_away(shared: &Arc<Shared>, job: Job) {
+    let telling = Telling::if_so(shared, &job);
+    say_no(shared, job);
+    drop(telling);
+}
+
+fn say_no(shared: &Arc<Shared>, job: Job) {
     EDGE.refused_connections.add(1);
-    super::poll::refuse(job.sock());
-    drop(Telling::if_so(shared, job));
+    match job {
+        Job::Woken(waiting) => match &waiting.turn {
+            Some(Turn { lease: Err(error), .. }) => say_now(shared, &waiting.conn, &waiting.asked, error),
+            _ if shared.poller.draining() => say_now(shared, &waiting.conn, &waiting.asked, &CallError::Draining),
+            _ => super::poll::refuse(&waiting.conn.sock),
+        },
+        Job::Conn(conn) => super::poll::refuse(&conn.sock),
+    }
 }
 
 /// Those whose wait has failed: many at once, when a container cannot be had. A
@@ -252,7 +280,7 @@ pub(super) struct Telling<'s>(&'s Arc<Shared>);
 
 impl<'s> Telling<'s> {
     pub(super) fn if_so(shared: &'s Arc<Shared>, job: &Job) -> Option<Telling<'s>> {
-        matches!(job, Job::Woken(waiting) if waiting.has_failed()).then(|| Telling(shared))
+        matches!(job, Job::Woken(waiting) if waiting.is_told()).then(|| Telling(shared))
     }
 
     pub(super) fn next(&self) -> Option<Job> {
@@ -271,16 +299,20 @@ impl Drop for Telling<'_> {
                 next
             };
             let Some(next) = next else { return };
-            match shared.workers().map(|workers| workers.give_at_once(Job::Woken(next))) {
-                Some(Ok(())) => return,
-                // What comes back may be another's; then the one above stands in line.
-                Some(Err(Full(job))) => {
-                    super::poll::refuse(job.sock());
-                    if !matches!(&job, Job::Woken(waiting) if waiting.has_failed()) {
+            let given = match shared.workers() {
+                Some(workers) => workers.give_at_once(Job::Woken(next)),
+                None => Err(Full(Job::Woken(next))),
+            };
+            // What comes back may be another's; then the one above stands in line.
+            match given {
+                Ok(()) => return,
+                Err(Full(job)) => {
+                    let ours = matches!(&job, Job::Woken(waiting) if waiting.is_told());
+                    say_no(shared, job);
+                    if !ours {
                         return;
                     }
                 }
-                None => {}
             }
         }
     }

@@ -23,8 +23,8 @@ const ROOM: usize = 16 * 1024;
 /// After a last answer: how much more is taken, and for how long, before the
 /// connection is closed. More than what the kernels of both sides hold of a
 /// client that sends without looking.
-const DRAIN_MAX: usize = 8 * 1024 * 1024;
-const DRAIN_FOR: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_MAX: usize = 8 * 1024 * 1024;
+pub(super) const DRAIN_FOR: Duration = Duration::from_secs(1);
 
 /// How bodies are read.
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@ use crate::call::{ClientGone, Woken};
 use crate::http1::fields::is_token_byte;
 use crate::http1::parse_request;
 use crate::metrics::EDGE;
-use crate::pool::{Full, Pressure, Stop, Workers};
+use crate::pool::{Full, Gate, Pressure, Stop, Workers};
 
 /// Room for one receive of more of a head while parked.
 const PULL: usize = 2 * 1024;
@@ -27,6 +27,9 @@ const PULL: usize = 2 * 1024;
 const ROOM: usize = 16 * 1024;
 /// A larger buffer is given back after the request that needed it.
 const KEPT_MAX: usize = 64 * 1024;
+
+/// Receives at a time of what is dropped.
+const LEAVE_BATCH: usize = 4;
 
 /// A thread takes so many calls along one after another, then another thread goes
 /// on: one that never sleeps uses up its share of the CPU, and the call in its
@@ -95,6 +98,21 @@ impl Conn {
         let whole = matches!(self.sock.recv_now(&mut self.carry), Got::Bytes(n) if n < room);
         self.try_now = true;
         whole
+    }
+
+    /// For the poller: drops what has come of the `left` bytes that are taken of
+    /// a client after its last answer. How many are left; `None`: it can be closed.
+    pub(super) fn take_leave(&mut self, mut left: usize) -> Option<usize> {
+        let mut bytes = Vec::with_capacity(ROOM);
+        for _ in 0..LEAVE_BATCH {
+            bytes.clear();
+            match self.sock.recv_now(&mut bytes) {
+                Got::Bytes(n) => left = left.checked_sub(n)?,
+                Got::Nothing => break,
+                Got::End | Got::Gone | Got::Late => return None,
+            }
+        }
+        Some(left)
     }
 
     /// A call was read from it, and the next request has not begun.
@@ -167,6 +185,8 @@ pub(super) struct Shared {
     pub(super) workers: OnceLock<Weak<Workers<Job, Scratch>>>,
     /// Who waits to be told that there is no container.
     pub(super) told: Told,
+    /// Inside are answers of which the client has not taken all yet.
+    pub(super) owed: Arc<Gate>,
 }
 
 impl Shared {
@@ -304,7 +324,7 @@ fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, (pressure, b
                     exchange(shared, conn, request, scratch)
                 }
                 Step::Refuse(refusal) => {
-                    refuse(shared, &conn, scratch, &refusal);
+                    refuse(shared, conn, scratch, &refusal);
                     return Then::Nothing;
                 }
                 Step::Park(why) => {
@@ -324,7 +344,7 @@ fn serve_one(shared: &Arc<Shared>, job: Job, scratch: &mut Scratch, (pressure, b
                 if let Some(next) = next {
                     next.go_on();
                 }
-                linger_and_close(shared, &conn, scratch);
+                close_unread(shared, conn, scratch);
                 return Then::Nothing;
             }
         }
@@ -425,10 +445,9 @@ fn next_request(shared: &Shared, conn: &mut Conn, inbuf: &mut Vec<u8>, mut linge
     }
 }
 
-/// Closes after the last answer. What the client has sent beyond it, or still
-/// sends, is taken for a moment: a close over bytes that nobody read resets
-/// the connection, and the answer may be lost on its way.
-pub(super) fn linger_and_close(shared: &Shared, conn: &Conn, scratch: &mut Scratch) {
-    conn.sock.finish_sending();
+/// Closes after the last answer, where more was sent or may still come. The
+/// poller waits for that, and at its end this thread.
+pub(super) fn close_unread(shared: &Shared, conn: Conn, scratch: &mut Scratch) {
+    let Err(conn) = shared.poller.see_off(conn) else { return };
     Source { sock: &conn.sock, inbuf: &mut scratch.inbuf, stop: &shared.stop }.drain();
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::answer::{ClientSide, Door, Outcome};
 use super::asleep::{Asked, Manner, Waiting, lie_down, may_sleep};
 use super::body::{BodyError, Source};
-use super::conn::{After, Conn, Done, Scratch, Shared, linger_and_close};
+use super::conn::{After, Conn, Done, Scratch, Shared, close_unread};
 use super::follow;
 use super::receipt::Receipt;
 use super::reply::{DateCache, Reply};
@@ -23,6 +23,10 @@ use crate::http1::{BodyFraming, HeadError};
 use crate::metrics::{self, EDGE, Labels, REQUESTS};
 use crate::model::{FnSpec, Id};
 use crate::respond::{Answer, call_answer, detach_answer};
+
+/// What is taken of what a client sent beyond its request, before a close that waits
+/// for nothing.
+const READ_BEFORE_CLOSE: usize = 64 * 1024;
 
 /// Answers one request, or lays its call into a line.
 pub(super) fn exchange(shared: &Arc<Shared>, conn: Conn, mut request: Request, scratch: &mut Scratch) -> Done {
@@ -79,6 +83,20 @@ pub(super) fn exchange(shared: &Arc<Shared>, conn: Conn, mut request: Request, s
 fn reply<'a>(shared: &'a Shared, sock: &'a Sock, out: &'a mut Vec<u8>, date: &'a mut DateCache, manner: Manner) -> Reply<'a> {
     let Manner { minor, head_only, keep, origin } = manner;
     Reply { sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor, head_only, keep, origin }
+}
+
+/// Says why there is no answer where no thread is left to wait for the client:
+/// what it does not take at once is lost.
+pub(super) fn say_now(shared: &Shared, conn: &Conn, asked: &Asked, error: &CallError) {
+    // What was sent beyond it is read first: closing over unread bytes would send a
+    // reset that overtakes the answer.
+    conn.sock.recv_now(&mut Vec::with_capacity(READ_BEFORE_CLOSE));
+    let (mut out, mut date) = (Vec::new(), DateCache::default());
+    let manner = Manner { keep: false, ..asked.manner.clone() };
+    let mut reply = Reply { patience: Duration::ZERO, ..reply(shared, &conn.sock, &mut out, &mut date, manner) };
+    // Whether it arrives is not known to anyone who closes next.
+    let _ = reply.message(&call_answer(error), Some(&asked.call.id));
+    conn.sock.finish_sending();
 }
 
 /// Where callers of the function stand in line the call joins them and leaves
@@ -209,6 +227,14 @@ pub(super) fn run(shared: &Shared, conn: Conn, asked: Asked, turn: Option<Turn>,
             Err(CallError::Internal("a panic".to_owned()))
         }
     };
+    if client.owes() {
+        // Nobody waits for its client but this thread.
+        if let Some(next) = client.take_next() {
+            next.go_on();
+        }
+        let _inside = shared.owed.enter();
+        client.pay();
+    }
     let blamed = result.as_ref().is_err_and(CallError::blames_function);
     let after = match (client.outcome(), result) {
         (Outcome::Whole, Ok(())) => After::answered(Ok(()), client.reply.keep),
@@ -262,7 +288,7 @@ fn fn_name(spec: &FnSpec) -> &str {
 }
 
 /// Answers a request that can't be understood, and closes.
-pub(super) fn refuse(shared: &Shared, conn: &Conn, scratch: &mut Scratch, refusal: &Refusal) {
+pub(super) fn refuse(shared: &Shared, conn: Conn, scratch: &mut Scratch, refusal: &Refusal) {
     let Scratch { out, date, .. } = scratch;
     let mut reply =
         Reply { sock: &conn.sock, stop: &shared.stop, out, date, patience: shared.limits.patience, minor: 1, head_only: false, keep: false, origin: None };
@@ -289,6 +315,6 @@ pub(super) fn refuse(shared: &Shared, conn: &Conn, scratch: &mut Scratch, refusa
         }
     };
     if sent.is_ok() {
-        linger_and_close(shared, conn, scratch);
+        close_unread(shared, conn, scratch);
     }
 }

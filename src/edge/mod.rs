@@ -63,7 +63,7 @@ use crate::model::{FnSpec, Id};
 use crate::pool::{Full, SpawnError, Stop, Thread, Workers, WorkersConfig, spawn};
 use crate::store::Store;
 
-use asleep::{Told, Waiting, try_lie_down_safely};
+use asleep::{Told, Tried, Waiting, try_lie_down, turn_away};
 use body::BodyLimits;
 use conn::{Conn, Limits, Scratch, Shared};
 use cors::Cors;
@@ -265,6 +265,7 @@ impl Edge {
             forwarder: Forwarder::new(api_socket),
             workers: OnceLock::new(),
             told: Told::default(),
+            owed: Arc::default(),
         });
         let for_workers = Arc::clone(&shared);
         let plan = WorkersConfig { name: "edge", cap: config.max_active, backlog: config.max_connections, idle: WORKER_IDLE };
@@ -288,14 +289,19 @@ impl Edge {
         self.shared.poller.drain();
     }
 
-    /// Drains, gives answers under way a second, cuts the rest and joins all
+    /// Drains, waits until `answers_until` for clients that are slow to take a whole
+    /// answer, gives all else under way a second, cuts the rest and joins all
     /// threads. Calls must have been ended before: the edge can't end them.
     /// Returns what did not end, in words; nothing, one hopes.
-    pub fn stop(&self) -> Option<String> {
+    pub fn stop(&self, answers_until: Instant) -> Option<String> {
         self.shared.poller.end();
         if let Some(thread) = self.thread.lock().take() {
             thread.join();
         }
+        self.shared.owed.close();
+        self.shared.owed.wait_empty(answers_until);
+        // Nobody will take them up: they are told so.
+        self.workers.close().for_each(|job| turn_away(&self.shared, job));
         if self.workers.join(Instant::now() + STOP_GRACE).is_ok() {
             return None;
         }
@@ -306,7 +312,7 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        if let Some(left) = self.stop() {
+        if let Some(left) = self.stop(Instant::now()) {
             log::error!("the public listener did not end: {left}");
         }
     }
@@ -343,8 +349,10 @@ impl Serve for ToWorkers {
     fn serve(&self, conn: Conn) -> Result<Served, Arc<Sock>> {
         let ToWorkers(shared, workers) = self;
         let conn = if shared.calls.is_crowded() && !shared.poller.draining() {
-            let Some(conn) = try_lie_down_safely(shared, conn) else { return Ok(Served::LinedUp) };
-            conn
+            match try_lie_down(shared, conn) {
+                Tried::Served(served) => return Ok(served),
+                Tried::ForWorker(conn) => conn,
+            }
         } else {
             conn
         };

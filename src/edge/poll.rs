@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::thread::nanosleep;
 
+use super::body::{DRAIN_FOR, DRAIN_MAX};
 use super::conn::{Conn, Pulled};
 use super::sock::Sock;
 use crate::call::WatchGuard;
@@ -72,6 +73,8 @@ pub(super) enum Parking {
     Idle,
     /// With an incomplete head: 408 and closed.
     Head,
+    /// After its last answer: see [`Poller::see_off`]. So many bytes more are taken.
+    Leaving { left: usize },
 }
 
 #[derive(Debug)]
@@ -256,8 +259,9 @@ impl Poller {
         let sock = Arc::clone(&conn.sock);
         let registered = std::mem::replace(&mut conn.registered, true);
         let mut table = self.table.lock();
+        let leaving = matches!(why, Parking::Leaving { .. });
         // At the end only who has asked is kept: for the answer.
-        if table.closing || (why == Parking::Idle && self.draining() && !sock.has_bytes()) {
+        if (table.closing && !leaving) || (why == Parking::Idle && self.draining() && !sock.has_bytes()) {
             return;
         }
         self.carried.fetch_add(conn.carry.len(), Ordering::Relaxed);
@@ -276,6 +280,23 @@ impl Poller {
         if ring {
             self.ring();
         }
+    }
+
+    /// Closes after the last answer: when its client has closed too, or a moment
+    /// later. What it has sent beyond that, or still sends, is taken and dropped:
+    /// a close over bytes that nobody read resets the connection, and the answer
+    /// may be lost on its way.
+    ///
+    /// # Errors
+    /// Back again: the thread is about to end.
+    pub(super) fn see_off(&self, mut conn: Conn) -> Result<(), Conn> {
+        conn.sock.finish_sending();
+        if self.table.lock().closing {
+            return Err(conn);
+        }
+        conn.carry = Vec::new();
+        self.park(conn, Parking::Leaving { left: DRAIN_MAX }, Instant::now() + DRAIN_FOR);
+        Ok(())
     }
 
     /// Tells `gone` once when the client of connection `id` is gone for good.
@@ -389,15 +410,7 @@ impl<S: Serve> Loop<S> {
             }
             let mut all_lined_up = !events.is_empty();
             for event in events.drain(..) {
-                let served = match event.data.u64() {
-                    LISTENER => Served::Taken,
-                    BELL => {
-                        poller.silence();
-                        Served::Taken
-                    }
-                    id => poller.happened(id, event.flags, &server),
-                };
-                all_lined_up &= served == Served::LinedUp;
+                all_lined_up &= poller.take(event, &server) == Served::LinedUp;
             }
             poller.expire(Instant::now());
             if all_lined_up {
@@ -409,6 +422,13 @@ impl<S: Serve> Loop<S> {
         }
         poller.last_look(&server);
         poller.close_all();
+        // Those who are leaving: a second, at most.
+        while poller.keeps_some() && poller.wait(&mut events, None).is_ok() {
+            for event in events.drain(..) {
+                poller.take(event, &server);
+            }
+            poller.expire(Instant::now());
+        }
     }
 }
 
@@ -523,6 +543,15 @@ impl Poller {
         self.park(conn, Parking::Idle, deadline);
     }
 
+    fn take(&self, event: Event, server: &impl Serve) -> Served {
+        match event.data.u64() {
+            LISTENER => {}
+            BELL => self.silence(),
+            id => return self.happened(id, event.flags, server),
+        }
+        Served::Taken
+    }
+
     fn happened(&self, id: u64, flags: EventFlags, server: &impl Serve) -> Served {
         let mut table = self.table.lock();
         if let Some(parked) = table.unpark(id, &self.carried) {
@@ -563,6 +592,13 @@ impl Poller {
     fn readable(&self, mut parked: Parked, server: &impl Serve) -> Served {
         // A client that was answered before is taken to send whole heads.
         let pulled = match parked.why {
+            Parking::Leaving { left } => match parked.conn.take_leave(left) {
+                Some(left) => {
+                    parked.why = Parking::Leaving { left };
+                    Pulled::Nothing
+                }
+                None => Pulled::Close,
+            },
             Parking::Idle if !parked.conn.is_fresh() => Pulled::Serve,
             Parking::Idle | Parking::Head => parked.conn.pull(self.limits.head_bytes),
         };
@@ -615,7 +651,8 @@ impl Poller {
     /// Who has sent something we have not looked at gets an answer.
     fn last_look(&self, server: &impl Serve) {
         let mut table = self.table.lock();
-        let ids: Vec<u64> = table.parked.iter().filter(|(_, p)| p.conn.sock.has_bytes()).map(|(id, _)| *id).collect();
+        let asks = |p: &Parked| !matches!(p.why, Parking::Leaving { .. }) && p.conn.sock.has_bytes();
+        let ids: Vec<u64> = table.parked.iter().filter(|(_, p)| asks(p)).map(|(id, _)| *id).collect();
         let asked: Vec<_> = ids.into_iter().filter_map(|id| table.unpark(id, &self.carried)).collect();
         drop(table);
         for parked in asked {
@@ -626,10 +663,14 @@ impl Poller {
     fn close_all(&self) {
         let mut table = self.table.lock();
         table.closing = true;
-        let parked = std::mem::take(&mut table.parked);
-        table.timers.clear();
+        let ids: Vec<u64> = table.parked.iter().filter(|(_, p)| !matches!(p.why, Parking::Leaving { .. })).map(|(id, _)| *id).collect();
+        let closed: Vec<_> = ids.into_iter().filter_map(|id| table.unpark(id, &self.carried)).collect();
         drop(table);
-        drop(parked);
+        drop(closed);
+    }
+
+    fn keeps_some(&self) -> bool {
+        !self.table.lock().parked.is_empty()
     }
 }
 

@@ -92,13 +92,33 @@ impl Reply<'_> {
 
     /// Ends the head and sends it with its whole body.
     pub(super) fn finish(&mut self, status: u16, body: &[u8]) -> Result<(), ClientGone> {
+        let body = self.end_head(status, body);
+        self.sock.send_all([self.out, body, &[]], self.stop, self.patience)
+    }
+
+    /// The same without waiting for the client: what it does not take now comes
+    /// back, for [`Reply::rest`].
+    pub(super) fn finish_at_once(&mut self, status: u16, body: &[u8]) -> Result<Vec<u8>, ClientGone> {
+        let body = self.end_head(status, body);
+        let sent = self.sock.send_some([self.out, body, &[]])?;
+        let of_head = sent.min(self.out.len());
+        let (head, body) = (&self.out[of_head..], &body[sent - of_head..]);
+        Ok([head, body].concat())
+    }
+
+    /// What `finish_at_once` has left.
+    pub(super) fn rest(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
+        self.sock.send_all([bytes, &[], &[]], self.stop, self.patience)
+    }
+
+    /// Ends the head; the body that goes with it.
+    fn end_head<'b>(&mut self, status: u16, body: &'b [u8]) -> &'b [u8] {
         let body_allowed = may_have_body(status);
         if body_allowed {
             self.length(body.len() as u64);
         }
         self.connection();
-        let body = if self.head_only || !body_allowed { &[] } else { body };
-        self.sock.send_all([self.out, body, &[]], self.stop, self.patience)
+        if self.head_only || !body_allowed { &[] } else { body }
     }
 
     /// Ends the head of a long answer. It leaves with the first data.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown, sockopt};
 
@@ -127,6 +127,20 @@ impl Sock {
         Ok(())
     }
 
+    /// Sends what the client takes of `parts` without waiting for it: so many bytes.
+    pub(super) fn send_some(&self, parts: [&[u8]; 3]) -> Result<usize, ClientGone> {
+        let total: usize = parts.iter().map(|p| p.len()).sum();
+        let mut sent = 0;
+        while sent < total {
+            match self.send_from(parts, sent) {
+                Ok(n) => sent += n,
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Err(ClientGone),
+            }
+        }
+        Ok(sent)
+    }
+
     fn send_from(&self, parts: [&[u8]; 3], mut skip: usize) -> Result<usize, Errno> {
         if crate::fault::at("client.write").is_err() {
             return Err(Errno::PIPE);
@@ -143,6 +157,13 @@ impl Sock {
             skip = 0;
         }
         rustix::io::retry_on_intr(|| sendmsg(&self.fd, &slices[..used], &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+    }
+
+    /// Whether the socket's buffer takes a short answer now.
+    pub(super) fn takes_more(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Gone is as good: the write says so, and does not wait either.
+        poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Sends what the socket's buffer takes, for those who must not wait.

@@ -222,6 +222,12 @@ impl<J: Send + 'static, S: Default + 'static> Workers<J, S> {
         self.shared.panics.load(Ordering::Relaxed)
     }
 
+    /// Takes no more jobs. Those that nobody has begun come back, once.
+    pub fn close(&self) -> impl Iterator<Item = J> + use<J, S> {
+        let left = self.shared.close(&mut self.shared.state.lock());
+        left.into_iter()
+    }
+
     /// Takes no more jobs, drops those that wait, and joins every thread.
     ///
     /// # Errors

@@ -113,6 +113,28 @@ fn at_the_stop_who_waits_is_told() {
     assert_eq!(server.wait(20), Some(0));
 }
 
+/// What clients have sent beyond their calls, and that they stay, costs those
+/// behind them no time.
+#[test]
+fn at_the_stop_who_has_sent_more_is_told_as_soon() {
+    let Some((mut server, echo, mut running)) = held(&[ONE], "1500") else { return };
+    let mut line: Vec<_> = (0..48)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).expect("connected");
+            stream.write_all(&request(&echo, "").repeat(2)).expect("sent");
+            stream
+        })
+        .collect();
+    server.await_queue(&echo, "waiting", 48);
+    server.signal(Signal::TERM);
+    for stream in &mut line {
+        let answer = http::finish(stream).expect("an answer");
+        assert!(answer.status == 503 && answer.message().contains("shutting down"), "{answer:?}");
+    }
+    assert_eq!(http::finish(&mut running).expect("what runs is answered").status, 200);
+    assert_eq!(server.wait(20), Some(0), "{}", server.log());
+}
+
 /// Kept-alive clients whose requests come two at a time, bodies of three
 /// sizes, more callers than containers: each gets its own answers in order.
 #[test]

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -314,11 +314,98 @@ fn stop_cuts_what_does_not_end() {
     slow_body.send("abc");
     let mut idle = bench.connect();
     until("one is served, one parked", || bench.parked() == 1 && bench.open() == 2 && bench.threads() == 1);
-    bench.edge.stop();
+    bench.edge.stop(Instant::now());
     assert_eq!((bench.threads(), bench.open()), (0, 0));
     slow_body.assert_closed();
     idle.assert_closed();
-    bench.edge.stop(); // once more does nothing
+    bench.edge.stop(Instant::now()); // once more does nothing
+}
+
+/// Of this many bytes some calls' answers fill what kernels keep of a client.
+const LARGE: usize = 60_000;
+const MANY: usize = 400;
+
+/// A client that has asked `MANY` times and takes nothing; its worker waits for it.
+fn slow_reader(bench: &Bench) -> Client {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("a small buffer");
+    connect(&socket, &bench.edge.local_addr()).expect("connects");
+    let mut client = Client::over(socket.into());
+    client.send(ask(bench, "large").repeat(MANY));
+    until("its worker waits for it, and its container would be free", || bench.edge.shared.owed.inside() == 1 && bench.held() == 0);
+    client
+}
+
+fn large() -> Setup {
+    Setup::new().function("large", |_, caller, stand| {
+        stand.held.fetch_add(1, Ordering::SeqCst);
+        let told = caller.whole(&NONE, &[b'x'; LARGE]);
+        stand.held.fetch_sub(1, Ordering::SeqCst);
+        told.map_err(|_| CallError::ClientGone)
+    })
+}
+
+#[test]
+fn a_slow_reader_does_not_hold_who_has_answered_it() {
+    let bench = large().start();
+    let mut client = slow_reader(&bench);
+    for _ in 0..MANY {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.body.len()), (200, LARGE));
+    }
+    assert_eq!(bench.edge.shared.owed.inside(), 0);
+}
+
+#[test]
+fn at_the_stop_a_slow_reader_gets_its_answers_whole() {
+    let bench = large().start();
+    let mut client = slow_reader(&bench);
+    let begun = bench.calls();
+    std::thread::scope(|scope| {
+        let stopped = scope.spawn(|| bench.edge.stop(Instant::now() + Duration::from_secs(15)));
+        until("it stops", || bench.edge.shared.owed.is_closed());
+        // Those that had begun, then one that came too late.
+        let mut answers = std::iter::repeat_with(|| client.answer());
+        let whole = answers.by_ref().take_while(|answer| answer.status == 200).inspect(|answer| assert_eq!(answer.body.len(), LARGE)).count();
+        assert!((begun..MANY).contains(&whole), "{whole} of {begun}");
+        assert_eq!(stopped.join().expect("no panic"), None);
+    });
+}
+
+#[test]
+fn who_is_refused_and_stays_costs_no_thread() {
+    let bench = Setup::new().set("HOB_MAX_ACTIVE", "1").start();
+    let mut refused: Vec<_> = (0..8).map(|_| bench.connect()).collect();
+    for client in &mut refused {
+        client.send("no request\r\n\r\n and more of it");
+    }
+    // One thread, and nobody is gone.
+    until("several have left it", || bench.parked() >= 3 && bench.open() >= 3);
+    for client in &mut refused {
+        assert_eq!(client.answer().status, 400);
+        client.assert_closed();
+    }
+    until("all are closed", || bench.open() == 0);
+}
+
+#[test]
+fn at_the_stop_who_found_no_thread_is_told() {
+    let bench = held().set("HOB_MAX_ACTIVE", "1").start();
+    let mut running = bench.connect();
+    running.send(ask(&bench, "held"));
+    until("it runs", || bench.held() == 1);
+    let mut waiting = bench.connect();
+    waiting.send(ask(&bench, "held"));
+    until("the other waits for a thread", || bench.open() == 2 && bench.parked() == 0);
+    std::thread::scope(|scope| {
+        let stopped = scope.spawn(|| bench.edge.stop(Instant::now()));
+        let answer = waiting.answer();
+        assert_eq!((answer.status, answer.field("connection")), (503, Some("close")));
+        waiting.assert_closed();
+        bench.stand.release();
+        assert_eq!(running.answer().text(), "done");
+        assert_eq!(stopped.join().expect("no panic"), None);
+    });
 }
 
 #[test]

@@ -264,7 +264,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         self.stand.release();
-        self.edge.stop();
+        self.edge.stop(Instant::now());
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
