@@ -174,7 +174,7 @@ fn what_is_kept_of_calls_that_are_over_is_bounded_in_bytes() {
         let kept = Kept { body: vec![0; 500], ..Kept::default() };
         ledger.ended(record::Ended::Done { record, answer: good.then_some(kept) });
         wait_until("the end", || ledger.record(&fn_id, &accepted.id).expect("read").is_some_and(|r| r.status == status));
-        ledger.shared.ready.lock().remove(&accepted.id);
+        ledger.shared.ready.lock().remove(&fn_id, &accepted.id);
         accepted.id
     };
     let ids: Vec<Id> = (0..40).map(end).collect();

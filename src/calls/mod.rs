@@ -102,6 +102,8 @@ const RING_OF_GOOD: usize = 512;
 const FRESH_WITHIN: Duration = Duration::from_millis(500);
 /// Jobs waiting for the writer at most.
 const JOBS: usize = 1024;
+/// So often a call is looked at that others want to change at the same time.
+const LOOKS: usize = 8;
 /// What is asked of the writer is taken back after this, if it can be.
 const COMMIT_LIMIT: Duration = Duration::from_secs(15);
 
@@ -328,35 +330,45 @@ impl Ledger {
         self.shared.clone()
     }
 
-    /// A call that waits is not to run.
+    /// A call that waits, or has failed for good, is not to run. One that is
+    /// cancelled already is answered like the first time.
     ///
     /// # Errors
     /// See [`NotWritten`]; the call then waits on, unless nobody knows.
     pub fn cancel(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
-        let taken = self.shared.ready.lock().remove(id);
-        let Some(waiting) = taken.filter(|w| w.fn_id == *fn_id) else {
-            if let Some(other) = taken {
-                self.shared.put(other);
+        for _ in 0..LOOKS {
+            let waiting = self.shared.ready.lock().remove(fn_id, id);
+            if let Some(waiting) = waiting
+                && self.cancel_waiting(waiting)?
+            {
+                return Ok(Changed::Yes);
             }
             // Dead ones are cancelled too: they will not be asked for again.
             let dead = self.readers.with(|r| r.dead(id)).map_err(unread)?.filter(|w| w.fn_id == *fn_id);
-            return match dead {
-                Some(waiting) if self.ask(|done| Job::Cancel { waiting, dead: true, done })? => Ok(Changed::Yes),
-                _ => self.not(fn_id, id),
-            };
-        };
-        match self.ask(|done| Job::Cancel { waiting, dead: false, done }) {
-            Ok(true) => Ok(Changed::Yes),
-            // Its function was deleted.
-            Ok(false) => self.not(fn_id, id),
-            Err(error) => {
-                // Else it is the writer that puts it back, if its try fails.
-                if matches!(error, NotWritten::TakenBack(_)) {
-                    self.shared.put(waiting);
-                }
-                Err(error)
+            if let Some(waiting) = dead
+                && self.ask(|done| Job::Cancel { waiting, dead: true, done })?
+            {
+                return Ok(Changed::Yes);
+            }
+            match self.not(fn_id, id)? {
+                Changed::No(Status::Cancelled) => return Ok(Changed::Yes),
+                // It waits, and is in no line: somebody else's wish for it is on its way
+                // to the disk. Behind that the next look tells more.
+                Changed::No(Status::Queued) => self.ask(Job::Freshen)?,
+                other => return Ok(other),
             }
         }
+        Err(NotWritten::TakenBack("others want something else of the call at the same time"))
+    }
+
+    /// One that is in no line any more. Whether it was there.
+    fn cancel_waiting(&self, waiting: Waiting) -> Result<bool, NotWritten> {
+        let cancelled = self.ask(|done| Job::Cancel { waiting, dead: false, done });
+        // Else it is the writer that puts it back, if its try fails.
+        if matches!(cancelled, Err(NotWritten::TakenBack(_))) {
+            self.shared.put(waiting);
+        }
+        cancelled
     }
 
     /// A call that has failed for good is to run again.
@@ -373,7 +385,10 @@ impl Ledger {
 
     fn not(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
         let record = self.record(fn_id, id).map_err(unread)?;
-        Ok(record.map_or(Changed::Unknown, |record| Changed::No(if self.shared.ready.lock().is_running(id) { Status::Running } else { record.status })))
+        Ok(record.map_or(Changed::Unknown, |record| {
+            let runs = record.status == Status::Queued && self.shared.ready.lock().is_running(id);
+            Changed::No(if runs { Status::Running } else { record.status })
+        }))
     }
 
     /// Asks the writer and waits until it is on disk.

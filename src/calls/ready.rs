@@ -64,7 +64,7 @@ impl Ready {
     /// Takes out all that wait of a function.
     pub(super) fn forget(&mut self, fn_id: &Id) {
         for (_, id) in self.lines.get(fn_id).into_iter().flatten().flatten().copied().collect::<Vec<_>>() {
-            self.remove(&id);
+            self.remove(fn_id, &id);
         }
     }
 
@@ -81,7 +81,7 @@ impl Ready {
     /// Looks at the heads of the lines only. None while it is the turn of one
     /// that has long lacked room: small ones would have what comes free for ever.
     pub(super) fn take<M: Into<May>>(&mut self, now: Timestamp, mut may_run: impl FnMut(&Id) -> M) -> Option<Waiting> {
-        let mut best: Option<((usize, usize, Timestamp), Option<Id>)> = None;
+        let mut best: Option<((usize, usize, Timestamp), Option<(Id, Id)>)> = None;
         for (fn_id, lines) in &self.lines {
             let heads = lines.iter().enumerate().rev();
             let Some((priority, due, id)) = heads.filter_map(|(p, line)| line.first().map(|(due, id)| (p, *due, *id))).find(|(_, due, _)| *due <= now) else {
@@ -90,21 +90,24 @@ impl Ready {
             let rank = (PRIORITIES - priority, self.busy.get(fn_id).copied().unwrap_or(0), due);
             if best.as_ref().is_none_or(|(found, _)| rank < *found) {
                 match may_run(fn_id).into() {
-                    May::Run => best = Some((rank, Some(id))),
+                    May::Run => best = Some((rank, Some((*fn_id, id)))),
                     May::LacksRoom if now.0.saturating_sub(due.0) > PATIENCE_MS => best = Some((rank, None)),
                     May::LacksRoom | May::Not => {}
                 }
             }
         }
-        let taken = self.remove(&best?.1?)?;
+        let (fn_id, id) = best?.1?;
+        let taken = self.remove(&fn_id, &id)?;
         *self.busy.entry(taken.fn_id).or_default() += 1;
         self.bytes += taken.bytes;
         self.running.insert(taken.id, taken);
         Some(taken)
     }
 
-    /// Takes a waiting call out; `None` when it runs or is not known.
-    pub(super) fn remove(&mut self, id: &Id) -> Option<Waiting> {
+    /// Takes out a function's call that waits; `None` when it runs, is not known or
+    /// another function's.
+    pub(super) fn remove(&mut self, fn_id: &Id, id: &Id) -> Option<Waiting> {
+        self.waiting.get(id).filter(|w| w.fn_id == *fn_id)?;
         let w = self.waiting.remove(id)?;
         self.bytes -= w.bytes;
         if let Some(lines) = self.lines.get_mut(&w.fn_id) {
@@ -202,8 +205,9 @@ mod tests {
         assert!(ready.is_running(&second.id));
         ready.put(Waiting { due: Timestamp(9), ..second });
         assert!(!ready.is_running(&second.id), "put again, it waits");
-        assert_eq!(ready.remove(&second.id).map(|w| w.id), Some(second.id));
-        assert_eq!(ready.remove(&second.id), None);
+        assert_eq!(ready.remove(&a, &second.id), None, "another function's");
+        assert_eq!(ready.remove(&b, &second.id).map(|w| w.id), Some(second.id));
+        assert_eq!(ready.remove(&b, &second.id), None);
         assert_eq!(ready.len(), 1);
     }
 }

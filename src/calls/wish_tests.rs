@@ -86,6 +86,28 @@ fn a_cancelling_that_is_taken_back_leaves_the_call_to_run() {
     assert!(ledger.readers.with(|r| r.load(&id)).expect("read").is_some());
 }
 
+/// While the first one's is still on its way to the disk, the record says that
+/// the call waits.
+#[test]
+fn a_second_cancelling_is_answered_like_the_first() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = room.open();
+    let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    let on_their_way = || ledger.jobs.lock().as_ref().map_or(0, crossbeam_channel::Sender::len);
+    let writer = held(&ledger);
+    let cancel = || ledger.cancel(&fn_id, &id);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(cancel);
+        wait_until("the first", || ledger.shared.ready.lock().len() == 0 && on_their_way() == 0);
+        assert_eq!(status(&ledger, &fn_id, &id), Some(Status::Queued));
+        let second = scope.spawn(cancel);
+        wait_until("the second", || on_their_way() == 1 || second.is_finished());
+        drop(writer);
+        let answers = [first, second].map(|thread| thread.join().expect("no panic"));
+        assert_eq!(answers, [Ok(Changed::Yes), Ok(Changed::Yes)]);
+    });
+}
+
 #[test]
 fn a_cancelling_that_is_not_known_to_be_written_lets_nothing_run_meanwhile() {
     let (room, fn_id) = (Room::new(), Id::new());
