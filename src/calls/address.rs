@@ -1,6 +1,50 @@
-//! Which addresses are the public network's. Pure.
+//! What a URL's host says: its one spelling, the address it may be, and which
+//! addresses are the public network's. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The one spelling of a host, for counting by it. Names are not looked up: two of
+/// them are two hosts, wherever they lead.
+pub(super) fn spelled(host: &str) -> String {
+    match literal(host) {
+        Some(address) => address.to_canonical().to_string(),
+        None => without_dot(host).to_ascii_lowercase(),
+    }
+}
+
+/// The address that a host is by itself, without a look-up: also in the spellings
+/// of IPv4 that a resolver takes for one (`127.1`, `0x7f000001`, `017700000001`).
+pub(super) fn literal(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?.parse().ok().map(IpAddr::V6),
+        None => numbers(without_dot(host)).map(IpAddr::V4),
+    }
+}
+
+fn without_dot(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// `inet_aton`: up to four numbers, the last one takes all bytes that are left.
+fn numbers(text: &str) -> Option<Ipv4Addr> {
+    let number = |part: &str| {
+        let (digits, base) = match part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")) {
+            Some(digits) => (digits, 16),
+            None if part.len() > 1 && part.starts_with('0') => (part, 8),
+            None => (part, 10),
+        };
+        // A sign would be parsed too.
+        if digits.starts_with('+') { None } else { u64::from_str_radix(digits, base).ok() }
+    };
+    let parts: Vec<u64> = text.split('.').map(number).collect::<Option<_>>()?;
+    let (last, first) = parts.split_last()?;
+    let left = 4_usize.checked_sub(first.len()).filter(|left| *left > 0)?;
+    if first.iter().any(|part| *part > 255) || *last >= 1 << (8 * left) {
+        return None;
+    }
+    let high = first.iter().fold(0, |all, part| all << 8 | part);
+    u32::try_from(high << (8 * left) | last).ok().map(Ipv4Addr::from)
+}
 
 /// Whether an address may belong to anybody out there: not this host, not a
 /// private network, not a cloud's metadata service, not special otherwise.
@@ -45,6 +89,45 @@ fn public_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_has_one_spelling() {
+        for (text, one) in [
+            ("A.Example", "a.example"),
+            ("a.example.", "a.example"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.1", "10.0.0.1"),
+            ("10.0.1.", "10.0.0.1"),
+            ("0xA.1", "10.0.0.1"),
+            ("012.0x0.0.01", "10.0.0.1"),
+            ("167772161", "10.0.0.1"),
+            ("[::FFFF:10.0.0.1]", "10.0.0.1"),
+            ("[0:0:0:0:0:0:0:1]", "::1"),
+            ("[2606:4700:0::1]", "2606:4700::1"),
+        ] {
+            assert_eq!(spelled(text), one, "{text}");
+        }
+        for name in [
+            "a.1",
+            "1.2.3.4.5",
+            "1.2.3.256",
+            "256.1.1.1",
+            "10.16777216",
+            "4294967296",
+            "08.1.1.1",
+            "0x",
+            "1..2",
+            "+1",
+            "0x+1",
+            "",
+            ".",
+            "-1",
+            "[::1",
+            "[1.2.3.4]",
+        ] {
+            assert_eq!(literal(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn special_addresses_are_not_public() {

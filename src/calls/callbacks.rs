@@ -15,7 +15,7 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::Ledger;
-use super::address::is_public;
+use super::address::{is_public, spelled};
 use super::outbox::{Callback, CallbackPlace, Look};
 use super::record::{Kept, Record};
 use super::writer::Job;
@@ -127,8 +127,15 @@ pub fn check_url(url: &str) -> Result<(), &'static str> {
     if known && host && plain { Ok(()) } else { Err("Bad request: Hob-Callback must be an http or https URL with a host and without a user") }
 }
 
+/// What is counted by: a receiver has no more of it for its many ports, or for other
+/// spellings of its name.
 pub(super) fn host(url: &str) -> String {
-    url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(|a| a.as_str().to_ascii_lowercase())).unwrap_or_default()
+    url.parse::<Uri>().ok().and_then(|uri| uri.host().map(spelled)).unwrap_or_default()
+}
+
+/// Host and port as they were given.
+fn place(url: &str) -> String {
+    url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string)).unwrap_or_default()
 }
 
 struct Messenger {
@@ -246,7 +253,7 @@ impl Messenger {
                 log::log!(
                     if given_up { log::Level::Warn } else { log::Level::Info },
                     "callback of call {id} to {} failed ({failure}); {}",
-                    host(&callback.url),
+                    place(&callback.url),
                     if given_up { "it is given up" } else { "it is tried again" }
                 );
                 if given_up {
@@ -448,8 +455,10 @@ mod tests {
         {
             let ledger = room.open_with(|s| s.max_callbacks = 4);
             let over = ledger.accept(wants("http://a.example/1")).expect("accepted");
-            ledger.accept(wants("http://A.example/2")).expect("accepted");
-            assert!(full(&ledger, "http://a.example/3"));
+            ledger.accept(wants("http://A.example.:8080/2")).expect("accepted");
+            for url in ["http://a.example/3", "http://a.example:81/", "https://A.EXAMPLE./", "http://a.example:80/"] {
+                assert!(full(&ledger, url), "the same host: {url}");
+            }
             ledger.cancel(&fn_id, &over).expect("written");
             assert!(full(&ledger, "http://a.example/3"), "its end is still to be told");
             let ended = ledger.readers.with(|r| r.callback(None, 1, |_| true)).expect("read");
