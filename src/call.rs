@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::fmt;
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -258,6 +259,8 @@ pub enum DetachError {
     TooLarge { len: u64, max: u64 },
     #[error("callbacks are switched off")]
     NoCallbacks,
+    #[error("callbacks go to public addresses only, not to {address}")]
+    PrivateCallback { address: IpAddr },
     #[error("{limit} detached calls wait already")]
     Full { limit: usize },
     #[error("the bodies of detached calls that wait have {limit} bytes already")]

@@ -95,6 +95,12 @@ pub fn detach_answer(error: &DetachError) -> Answer {
         DetachError::Draining => Answer::new(503, format!("{BUSY}: the server is shutting down")).retry(15),
         DetachError::Off => Answer::new(501, "Detached calls are switched off on this server (HOB_DETACHED_WORKERS)"),
         DetachError::NoCallbacks => Answer::new(400, "Bad request: Hob-Callback cannot be had, callbacks are switched off (HOB_CALLBACK_WORKERS)"),
+        DetachError::PrivateCallback { address } => Answer::new(
+            400,
+            format!(
+                "Bad request: Hob-Callback goes to {address}, which is not a public address: give one that is, or have the server allow all (HOB_CALLBACK_PRIVATE=true)"
+            ),
+        ),
         DetachError::TooLarge { len, max } => {
             Answer::new(413, format!("Content-Length too large for this server, {len} > max {max} of a detached call (HOB_DETACHED_MAX_BODY)"))
         }

@@ -1,11 +1,57 @@
-//! What a URL's host says: its one spelling, the address it may be, and which
-//! addresses are the public network's. Pure.
+//! What the URL of a callback says: whether it can be one, its host in one
+//! spelling, the address it may be, and which are the public network's. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ureq::http::Uri;
+
+/// The address's characters at most.
+const MAX_URL: usize = 2048;
+
+/// Why an address cannot be called back.
+pub fn check_url(url: &str) -> Result<(), &'static str> {
+    if url.len() > MAX_URL {
+        return Err("Bad request: Hob-Callback must have at most 2048 characters");
+    }
+    let uri: Uri = url.parse().map_err(|_| "Bad request: Hob-Callback must be a URL")?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let host = uri.host().is_some_and(|host| !host.is_empty());
+    let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    if !(known && host && plain) {
+        return Err("Bad request: Hob-Callback must be an http or https URL with a host and without a user");
+    }
+    let (host, authority) = (uri.host().unwrap_or_default(), uri.authority().map_or("", |authority| authority.as_str()));
+    if host.starts_with('[') && literal(host).is_none() {
+        return Err("Bad request: Hob-Callback must have an IPv6 address in its brackets, without a zone");
+    }
+    // One that is no number would stand for the scheme's own.
+    match authority[host.len()..].strip_prefix(':') {
+        None | Some("") => Ok(()),
+        Some(port) if !port.starts_with('+') && port.parse().is_ok_and(|port: u16| port > 0) => Ok(()),
+        Some(_) => Err("Bad request: Hob-Callback must have a port of 1 to 65535, or none"),
+    }
+}
+
+/// The address that a URL has in the place of a host's name and that is not a
+/// public one. Where names lead is seen when they are looked up.
+pub(super) fn private_address(url: &str) -> Option<IpAddr> {
+    url.parse::<Uri>().ok()?.host().and_then(literal).filter(|address| !is_public(*address))
+}
+
+/// What is counted by: a receiver has no more of it for its many ports, or for other
+/// spellings of its name.
+pub(super) fn host(url: &str) -> String {
+    url.parse::<Uri>().ok().and_then(|uri| uri.host().map(spelled)).unwrap_or_default()
+}
+
+/// Host and port as they were given.
+pub(super) fn place(url: &str) -> String {
+    url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string)).unwrap_or_default()
+}
+
 /// The one spelling of a host, for counting by it. Names are not looked up: two of
 /// them are two hosts, wherever they lead.
-pub(super) fn spelled(host: &str) -> String {
+fn spelled(host: &str) -> String {
     match literal(host) {
         Some(address) => address.to_canonical().to_string(),
         None => without_dot(host).to_ascii_lowercase(),
@@ -14,7 +60,7 @@ pub(super) fn spelled(host: &str) -> String {
 
 /// The address that a host is by itself, without a look-up: also in the spellings
 /// of IPv4 that a resolver takes for one (`127.1`, `0x7f000001`, `017700000001`).
-pub(super) fn literal(host: &str) -> Option<IpAddr> {
+fn literal(host: &str) -> Option<IpAddr> {
     match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']')?.parse().ok().map(IpAddr::V6),
         None => numbers(without_dot(host)).map(IpAddr::V4),
@@ -89,6 +135,21 @@ fn public_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_that_can_be_called_back() {
+        for good in ["http://a.example/x?y", "https://a.example:8443", "http://127.0.0.1:1/", "http://a.example:/", "http://[::1]:65535", "http://[::1]"] {
+            assert_eq!(check_url(good), Ok(()), "{good}");
+        }
+        for bad in ["", "/x", "ftp://a/", "http://", "http://u:p@a/", "http:///x", "unix:///x", &format!("http://a/{}", "x".repeat(MAX_URL))] {
+            assert!(check_url(bad).is_err(), "{bad}");
+        }
+        for bad in
+            ["http://a:0/", "http://a:65536/", "http://a:x/", "http://a:+1/", "http://[::1]:99999/", "http://[fe80::1%25eth0]/", "http://[x]/", "http://[]/"]
+        {
+            assert!(check_url(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_host_has_one_spelling() {

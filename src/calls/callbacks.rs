@@ -15,7 +15,7 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::Ledger;
-use super::address::{is_public, spelled};
+use super::address::{host, is_public, place};
 use super::outbox::{Callback, CallbackPlace, Look};
 use super::record::{Kept, Record};
 use super::writer::Job;
@@ -43,8 +43,6 @@ const GO_BACK: Duration = Duration::from_secs(30);
 const SLEEP: Duration = Duration::from_secs(60);
 /// A stop waits so long for tries under way.
 const STOP: Duration = Duration::from_secs(1);
-/// The address's characters at most.
-const MAX_URL: usize = 2048;
 
 /// What the threads know of each other.
 #[derive(Debug, Default)]
@@ -113,29 +111,6 @@ impl Drop for Alive {
         self.0.shared.desk.lock().alive -= 1;
         self.0.shared.told.notify_all();
     }
-}
-
-/// Why an address cannot be called back.
-pub fn check_url(url: &str) -> Result<(), &'static str> {
-    if url.len() > MAX_URL {
-        return Err("Bad request: Hob-Callback must have at most 2048 characters");
-    }
-    let uri: Uri = url.parse().map_err(|_| "Bad request: Hob-Callback must be a URL")?;
-    let known = matches!(uri.scheme_str(), Some("http" | "https"));
-    let host = uri.host().is_some_and(|host| !host.is_empty());
-    let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-    if known && host && plain { Ok(()) } else { Err("Bad request: Hob-Callback must be an http or https URL with a host and without a user") }
-}
-
-/// What is counted by: a receiver has no more of it for its many ports, or for other
-/// spellings of its name.
-pub(super) fn host(url: &str) -> String {
-    url.parse::<Uri>().ok().and_then(|uri| uri.host().map(spelled)).unwrap_or_default()
-}
-
-/// Host and port as they were given.
-fn place(url: &str) -> String {
-    url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string)).unwrap_or_default()
 }
 
 struct Messenger {
@@ -487,13 +462,19 @@ mod tests {
         assert_eq!(left, 0);
     }
 
+    /// Whatever the spelling: it would be tried for a day, and never be called.
     #[test]
-    fn addresses_that_can_be_called_back() {
-        for good in ["http://a.example/x?y", "https://a.example:8443", "http://127.0.0.1:1/"] {
-            assert_eq!(check_url(good), Ok(()), "{good}");
+    fn addresses_that_are_not_public_are_refused_at_once() {
+        let (room, fn_id) = (Room::new(), Id::new());
+        let ledger = room.open_with(|s| s.callback_private = false);
+        let accept = |ledger: &Ledger, url: &str| ledger.accept(Accepted { callback: Some(url.to_owned()), ..call(fn_id, None) });
+        for url in ["http://127.0.0.1/", "http://127.1:99/", "http://0x7f000001", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://169.254.169.254./x"] {
+            let refused = accept(&ledger, url);
+            assert!(matches!(&refused, Err(crate::call::DetachError::PrivateCallback { .. })), "{url}: {refused:?}");
         }
-        for bad in ["", "/x", "ftp://a/", "http://", "http://u:p@a/", "http:///x", "unix:///x", &format!("http://a/{}", "x".repeat(MAX_URL))] {
-            assert!(check_url(bad).is_err(), "{bad}");
+        for url in ["http://8.8.8.8/", "http://localhost/", "http://[2606:4700::1]/"] {
+            accept(&ledger, url).expect(url);
         }
+        accept(&Room::new().open(), "http://127.0.0.1/").expect("where that is allowed");
     }
 }

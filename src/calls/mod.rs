@@ -17,6 +17,7 @@
 //! at least once.
 
 mod address;
+mod alter;
 mod bodies;
 mod callbacks;
 mod clock;
@@ -78,7 +79,9 @@ use ready::Ready;
 use wish::{Done, GONE, SLOW, wish};
 use writer::Job;
 
-pub use callbacks::{Callbacks, check_url};
+pub use address::check_url;
+pub use alter::Changed;
+pub use callbacks::Callbacks;
 pub use database::LedgerError;
 pub use follow::{Follow, FollowError};
 pub use front::Front;
@@ -102,8 +105,6 @@ const RING_OF_GOOD: usize = 512;
 const FRESH_WITHIN: Duration = Duration::from_millis(500);
 /// Jobs waiting for the writer at most.
 const JOBS: usize = 1024;
-/// So often a call is looked at that others want to change at the same time.
-const LOOKS: usize = 8;
 /// What is asked of the writer is taken back after this, if it can be.
 const COMMIT_LIMIT: Duration = Duration::from_secs(15);
 
@@ -155,15 +156,6 @@ impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ledger").field("settings", &self.shared.settings).finish_non_exhaustive()
     }
-}
-
-/// What became of a wish to cancel or to run again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Changed {
-    Yes,
-    /// The call is not in a state for it.
-    No(Status),
-    Unknown,
 }
 
 impl Ledger {
@@ -270,6 +262,11 @@ impl Ledger {
         if call.callback.is_some() && settings.callback_workers == 0 {
             return Err(DetachError::NoCallbacks);
         }
+        if !settings.callback_private
+            && let Some(address) = call.callback.as_deref().and_then(address::private_address)
+        {
+            return Err(DetachError::PrivateCallback { address });
+        }
         if call.body.len() as u64 > settings.max_body {
             return Err(DetachError::TooLarge { len: call.body.len() as u64, max: settings.max_body });
         }
@@ -330,67 +327,6 @@ impl Ledger {
         self.shared.clone()
     }
 
-    /// A call that waits, or has failed for good, is not to run. One that is
-    /// cancelled already is answered like the first time.
-    ///
-    /// # Errors
-    /// See [`NotWritten`]; the call then waits on, unless nobody knows.
-    pub fn cancel(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
-        for _ in 0..LOOKS {
-            let waiting = self.shared.ready.lock().remove(fn_id, id);
-            if let Some(waiting) = waiting
-                && self.cancel_waiting(waiting)?
-            {
-                return Ok(Changed::Yes);
-            }
-            // Dead ones are cancelled too: they will not be asked for again.
-            let dead = self.readers.with(|r| r.dead(id)).map_err(unread)?.filter(|w| w.fn_id == *fn_id);
-            if let Some(waiting) = dead
-                && self.ask(|done| Job::Cancel { waiting, dead: true, done })?
-            {
-                return Ok(Changed::Yes);
-            }
-            match self.not(fn_id, id)? {
-                Changed::No(Status::Cancelled) => return Ok(Changed::Yes),
-                // It waits, and is in no line: somebody else's wish for it is on its way
-                // to the disk. Behind that the next look tells more.
-                Changed::No(Status::Queued) => self.ask(Job::Freshen)?,
-                other => return Ok(other),
-            }
-        }
-        Err(NotWritten::TakenBack("others want something else of the call at the same time"))
-    }
-
-    /// One that is in no line any more. Whether it was there.
-    fn cancel_waiting(&self, waiting: Waiting) -> Result<bool, NotWritten> {
-        let cancelled = self.ask(|done| Job::Cancel { waiting, dead: false, done });
-        // Else it is the writer that puts it back, if its try fails.
-        if matches!(cancelled, Err(NotWritten::TakenBack(_))) {
-            self.shared.put(waiting);
-        }
-        cancelled
-    }
-
-    /// A call that has failed for good is to run again.
-    ///
-    /// # Errors
-    /// See [`NotWritten`].
-    pub fn run_again(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
-        let dead = self.readers.with(|r| r.dead(id)).map_err(unread)?.filter(|w| w.fn_id == *fn_id);
-        let Some(waiting) = dead else { return self.not(fn_id, id) };
-        let waiting = Waiting { due: self.shared.clock.now(), ..waiting };
-        // Somebody else may have been faster with the same wish, or with another.
-        if self.ask(|done| Job::Revive(waiting, done))? { Ok(Changed::Yes) } else { self.not(fn_id, id) }
-    }
-
-    fn not(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
-        let record = self.record(fn_id, id).map_err(unread)?;
-        Ok(record.map_or(Changed::Unknown, |record| {
-            let runs = record.status == Status::Queued && self.shared.ready.lock().is_running(id);
-            Changed::No(if runs { Status::Running } else { record.status })
-        }))
-    }
-
     /// Asks the writer and waits until it is on disk.
     fn ask<T>(&self, job: impl FnOnce(Done<T>) -> Job) -> Result<T, NotWritten> {
         self.ask_within(self.patience, job)
@@ -449,11 +385,6 @@ impl Ledger {
             writer.join();
         }
     }
-}
-
-/// The database could not be read before anything was asked for.
-fn unread(error: LedgerError) -> NotWritten {
-    NotWritten::Failed(error.to_string())
 }
 
 impl Drop for Ledger {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::callbacks::host;
+use super::address::host;
 use super::database::{Database, LedgerError, id};
 use super::record::Accepted;
 use crate::call::DetachError;

@@ -9,6 +9,8 @@ use crate::model::{Id, Timestamp};
 
 /// Order inside a function and a priority: the earliest due, then the oldest.
 type Place = (Timestamp, Id);
+/// Which of several lines is first: priority, the function's running calls, due time.
+type Rank = (usize, usize, Timestamp);
 /// Priorities 0 to 2.
 const PRIORITIES: usize = 3;
 
@@ -81,7 +83,7 @@ impl Ready {
     /// Looks at the heads of the lines only. None while it is the turn of one
     /// that has long lacked room: small ones would have what comes free for ever.
     pub(super) fn take<M: Into<May>>(&mut self, now: Timestamp, mut may_run: impl FnMut(&Id) -> M) -> Option<Waiting> {
-        let mut best: Option<((usize, usize, Timestamp), Option<(Id, Id)>)> = None;
+        let mut best: Option<(Rank, Option<(Id, Id)>)> = None;
         for (fn_id, lines) in &self.lines {
             let heads = lines.iter().enumerate().rev();
             let Some((priority, due, id)) = heads.filter_map(|(p, line)| line.first().map(|(due, id)| (p, *due, *id))).find(|(_, due, _)| *due <= now) else {

@@ -120,13 +120,16 @@ fn what_is_not_public_is_not_called_back_unless_allowed() {
     let echo = server.function("echo", "echo", json!({}));
     let (listener, address) = listener();
     listener.set_nonblocking(true).expect("set");
-    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
-        let call = detach(&server, &echo, &format!("http://{host}:{}/", address.port()), &[]);
-        wait_until("a refusal", 30, || {
-            let log = server.log();
-            log.lines().any(|line| line.contains(&format!("callback of call {call}")) && line.contains("HOB_CALLBACK_PRIVATE")).then_some(())
-        });
+    for host in ["127.0.0.1", "0x7f.1", "[::ffff:127.0.0.1]"] {
+        let url = format!("http://{host}:{}/", address.port());
+        let answer = server.call(&echo, &[("Fn-Invoke-Type", "detached"), ("Hob-Callback", &url)], b"");
+        assert!(answer.status == 400 && answer.message().contains("HOB_CALLBACK_PRIVATE"), "{answer:?}");
     }
+    let call = detach(&server, &echo, &format!("http://localhost:{}/", address.port()), &[]);
+    wait_until("a refusal", 30, || {
+        let log = server.log();
+        log.lines().any(|line| line.contains(&format!("callback of call {call}")) && line.contains("HOB_CALLBACK_PRIVATE")).then_some(())
+    });
     assert_eq!(listener.accept().map(drop).map_err(|e| e.kind()), Err(std::io::ErrorKind::WouldBlock), "nobody came");
     server.stop();
 }

@@ -1,0 +1,89 @@
+//! What somebody else wants of a call that was accepted: that it does not run,
+//! or runs again.
+
+use super::queue::Waiting;
+use super::record::Status;
+use super::wish::NotWritten;
+use super::writer::Job;
+use super::{Ledger, LedgerError};
+use crate::model::Id;
+
+/// So often a call is looked at that others want to change at the same time.
+const LOOKS: usize = 8;
+
+/// What became of a wish to cancel or to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    Yes,
+    /// The call is not in a state for it.
+    No(Status),
+    Unknown,
+}
+
+impl Ledger {
+    /// A call that waits, or has failed for good, is not to run. One that is
+    /// cancelled already is answered like the first time.
+    ///
+    /// # Errors
+    /// See [`NotWritten`]; the call then waits on, unless nobody knows.
+    pub fn cancel(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
+        for _ in 0..LOOKS {
+            let waiting = self.shared.ready.lock().remove(fn_id, id);
+            if let Some(waiting) = waiting
+                && self.cancel_waiting(waiting)?
+            {
+                return Ok(Changed::Yes);
+            }
+            // Dead ones are cancelled too: they will not be asked for again.
+            let dead = self.readers.with(|r| r.dead(id)).map_err(unread)?.filter(|w| w.fn_id == *fn_id);
+            if let Some(waiting) = dead
+                && self.ask(|done| Job::Cancel { waiting, dead: true, done })?
+            {
+                return Ok(Changed::Yes);
+            }
+            match self.not(fn_id, id)? {
+                Changed::No(Status::Cancelled) => return Ok(Changed::Yes),
+                // It waits, and is in no line: somebody else's wish for it is on its way
+                // to the disk. Behind that the next look tells more.
+                Changed::No(Status::Queued) => self.ask(Job::Freshen)?,
+                other => return Ok(other),
+            }
+        }
+        Err(NotWritten::TakenBack("others want something else of the call at the same time"))
+    }
+
+    /// One that is in no line any more. Whether it was there.
+    fn cancel_waiting(&self, waiting: Waiting) -> Result<bool, NotWritten> {
+        let cancelled = self.ask(|done| Job::Cancel { waiting, dead: false, done });
+        // Else it is the writer that puts it back, if its try fails.
+        if matches!(cancelled, Err(NotWritten::TakenBack(_))) {
+            self.shared.put(waiting);
+        }
+        cancelled
+    }
+
+    /// A call that has failed for good is to run again.
+    ///
+    /// # Errors
+    /// See [`NotWritten`].
+    pub fn run_again(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
+        let dead = self.readers.with(|r| r.dead(id)).map_err(unread)?.filter(|w| w.fn_id == *fn_id);
+        let Some(waiting) = dead else { return self.not(fn_id, id) };
+        let waiting = Waiting { due: self.shared.clock.now(), ..waiting };
+        // Somebody else may have been faster with the same wish, or with another.
+        if self.ask(|done| Job::Revive(waiting, done))? { Ok(Changed::Yes) } else { self.not(fn_id, id) }
+    }
+
+    fn not(&self, fn_id: &Id, id: &Id) -> Result<Changed, NotWritten> {
+        let record = self.record(fn_id, id).map_err(unread)?;
+        Ok(record.map_or(Changed::Unknown, |record| {
+            let runs = record.status == Status::Queued && self.shared.ready.lock().is_running(id);
+            Changed::No(if runs { Status::Running } else { record.status })
+        }))
+    }
+}
+
+/// The database could not be read before anything was asked for.
+fn unread(error: LedgerError) -> NotWritten {
+    NotWritten::Failed(error.to_string())
+}
