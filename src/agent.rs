@@ -125,7 +125,7 @@ impl Agent {
         loop {
             let mut lease = match lease.take() {
                 Some(lease) => lease?,
-                None => self.acquire(call, caller, self.wait_until(call))?,
+                None => self.acquire(call, caller, (dead > 0).then_some(call.accepted))?,
             };
             let started = Instant::now();
             CALLS.running.add(1);
@@ -146,11 +146,11 @@ impl Agent {
         }
     }
 
-    fn acquire(&self, call: &Call, caller: &mut dyn Caller, wait_until: Option<Instant>) -> Result<Lease, CallError> {
+    fn acquire(&self, call: &Call, caller: &mut dyn Caller, again: Option<Instant>) -> Result<Lease, CallError> {
         // Probes are one instruction each until a tracer looks (docs/PERFORMANCE.md).
         probe::probe!(hob, queue, call.id.as_str().as_ptr(), call.spec.fn_id.as_str().as_ptr());
         CALLS.queued.add(1);
-        let lease = self.hot.acquire(&call.spec, caller, Instant::now(), wait_until);
+        let lease = self.hot.acquire(&call.spec, caller, Instant::now(), again, self.wait_until(call));
         CALLS.queued.add(-1);
         lease
     }

@@ -142,24 +142,34 @@ impl Hot {
     }
 
     /// A container for one call of `spec`: an idle one at once, else the
-    /// oldest place in the line, until `deadline`.
+    /// oldest place in the line, until `deadline`. `again`: a call that came then
+    /// and has had its turn in vain, for its container was dead, has the place of
+    /// its coming. So no more calls wait for their second turn, each in a thread,
+    /// than containers have died.
     ///
     /// # Errors
     /// `TooBig`, `QueueFull`, `WaitTimeout`, `Launch`, `NoCapacity`,
     /// `ClientGone`, `Draining`.
-    pub fn acquire(&self, spec: &Arc<FnSpec>, caller: &dyn Caller, now: Instant, deadline: Option<Instant>) -> Result<Lease, CallError> {
+    pub fn acquire(
+        &self,
+        spec: &Arc<FnSpec>,
+        caller: &dyn Caller,
+        now: Instant,
+        again: Option<Instant>,
+        deadline: Option<Instant>,
+    ) -> Result<Lease, CallError> {
         loop {
             let queue = self.queue(spec, now)?;
             // With the node's line full only an idle container will do.
             let config = &self.shared.config;
             let full = self.shared.waiting.load(Ordering::Relaxed) >= config.max_queued_node;
-            match queue.enter(now, if full { 0 } else { config.max_queued }) {
+            match queue.enter(now, again, if full { 0 } else { config.max_queued }) {
                 Entry::Ended => continue,
                 Entry::Refused(error) => return Err(error),
                 Entry::Got { container, frozen } => return Ok(Lease::new(&self.shared, queue, container, frozen, false)),
                 Entry::Wait(ticket) => {
                     self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-                    let result = self.wait(queue, &ticket, caller, now, deadline);
+                    let result = self.wait(queue, &ticket, caller, again.unwrap_or(now), deadline);
                     self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
                     return result;
                 }
@@ -190,11 +200,11 @@ impl Hot {
         queue: Arc<SlotQueue>,
         ticket: &Arc<queue::CallTicket>,
         caller: &dyn Caller,
-        now: Instant,
+        since: Instant,
         deadline: Option<Instant>,
     ) -> Result<Lease, CallError> {
         // Most waits are short: only a long one pays for watching the client.
-        let first = now + WATCH_AFTER;
+        let first = since + WATCH_AFTER;
         let mut watched = None;
         let mut until = Some(deadline.map_or(first, |d| d.min(first)));
         let gone = Arc::new(AtomicBool::new(false));
@@ -210,8 +220,8 @@ impl Hot {
                 if left {
                     return Err(CallError::ClientGone);
                 }
-                let last_launch = queue.with(|inner| inner.last_failure.as_ref().filter(|(at, _)| *at >= now).map(|(_, e)| e.clone()));
-                return Err(CallError::WaitTimeout { waited: now.elapsed(), last_launch });
+                let last_launch = queue.with(|inner| inner.last_failure.as_ref().filter(|(at, _)| *at >= since).map(|(_, e)| e.clone()));
+                return Err(CallError::WaitTimeout { waited: since.elapsed(), last_launch });
             }
             if watched.is_none() && !left && !late {
                 let (flag, waker, bell) = (gone.clone(), ticket.clone(), queue.clone());

@@ -134,8 +134,9 @@ impl SlotQueue {
         f(&mut self.inner.lock())
     }
 
-    /// An idle container, a ticket, or a refusal.
-    pub(super) fn enter(&self, now: Instant, max_queued: usize) -> Entry {
+    /// An idle container, a ticket, or a refusal. `again`: it has had its turn in
+    /// vain, and its place in the line is that of one who came then.
+    pub(super) fn enter(&self, now: Instant, again: Option<Instant>, max_queued: usize) -> Entry {
         let mut inner = self.inner.lock();
         if inner.ended {
             return Entry::Ended;
@@ -145,7 +146,7 @@ impl SlotQueue {
         }
         inner.last_used = now;
         if inner.slots.idle().is_empty() {
-            if inner.slots.waiting() >= max_queued {
+            if again.is_none() && inner.slots.waiting() >= max_queued {
                 let retry_after_s = inner.retry_after_s();
                 return Entry::Refused(CallError::QueueFull { limit: max_queued, retry_after_s });
             }
@@ -153,7 +154,11 @@ impl SlotQueue {
                 return Entry::Refused(CallError::Launch(failure));
             }
         }
-        match inner.slots.acquire(now) {
+        let acquired = match again {
+            None => inner.slots.acquire(now),
+            Some(since) => inner.slots.acquire_again(since),
+        };
+        match acquired {
             Acquired::Got { item, frozen } => Entry::Got { container: item, frozen },
             Acquired::Wait(ticket) => {
                 inner.waiting_since.get_or_insert(now);

@@ -41,6 +41,25 @@ fn newest_container_oldest_caller() {
 }
 
 #[test]
+fn who_has_had_its_turn_in_vain_stands_where_it_came() {
+    let mut table = Table::default();
+    let now = Instant::now();
+    let at = |n| now + Duration::from_millis(n);
+    let Acquired::Wait(first) = table.acquire(at(1)) else { panic!("none idle") };
+    table.line_up(3, at(3), None).expect("none idle");
+    let Acquired::Wait(last) = table.acquire(at(5)) else { panic!("none idle") };
+    let Acquired::Wait(again) = table.acquire_again(at(2)) else { panic!("none idle") };
+    assert!(matches!(table.offer(7, now), Offered::Handed(ticket) if Arc::ptr_eq(&ticket, &first)));
+    assert!(matches!(table.offer(8, now), Offered::Handed(ticket) if Arc::ptr_eq(&ticket, &again)));
+    assert!(matches!(table.offer(9, now), Offered::Woken(3, 9)));
+    let Acquired::Wait(newest) = table.acquire_again(at(9)) else { panic!("none idle") };
+    assert!(matches!(table.offer(10, now), Offered::Handed(ticket) if Arc::ptr_eq(&ticket, &last)));
+    assert!(matches!(table.offer(11, now), Offered::Handed(ticket) if Arc::ptr_eq(&ticket, &newest)));
+    assert!(matches!(table.offer(12, now), Offered::Kept));
+    assert!(matches!(table.acquire_again(now), Acquired::Got { item: 12, frozen: false }));
+}
+
+#[test]
 fn one_who_sleeps_leaves_by_its_name_and_is_watched_once() {
     let mut table = Table::default();
     let now = Instant::now();

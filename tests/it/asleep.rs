@@ -158,6 +158,37 @@ fn answers_find_their_callers() {
     server.stop();
 }
 
+/// The function ends after each answer: who has its turn then has it in vain, and
+/// is the next again.
+#[test]
+fn who_has_its_turn_in_vain_keeps_its_place() {
+    let Some(server) = Server::start(&[ONE]) else { return };
+    let function = server.function("hostile", "hostile", json!({}));
+    crate::harness::wait_until("a container", 20, || (server.call(&function, &[], b"").status == 200).then_some(()));
+    let mut running = server.begin_call(&function, &[("X-Script", "wait:2000;ok:first;exit:0")]);
+    server.await_queue(&function, "busy", 1);
+    let mut line: Vec<_> = (1..=120)
+        .map(|n| {
+            let stream = server.begin_call(&function, &[("X-Script", &format!("ok:call {n};exit:0"))]);
+            if n <= 3 {
+                server.await_queue(&function, "waiting", n);
+            }
+            stream
+        })
+        .collect();
+    server.await_queue(&function, "waiting", 120);
+    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    for (n, stream) in (1..).zip(&mut line) {
+        let answer = http::finish(stream).expect("an answer");
+        // 502: it was sent to a function that was about to end.
+        let own = answer.status == 200 && answer.body == format!("call {n}").as_bytes();
+        assert!(own || answer.status == 502, "{n}: {answer:?}");
+        let busy = workers(&server);
+        assert!(busy < 16, "{busy} threads after {n}: {:?}", threads(server.pid()));
+    }
+    server.stop();
+}
+
 /// One thread, a line that never ends: others get their turn nevertheless.
 #[test]
 fn an_endless_line_does_not_keep_the_only_thread() {
