@@ -277,10 +277,12 @@ impl Ledger {
             let cause = format!("the disk of calls.db is full but for {} KiB, which the ends of accepted calls need", free / 1024);
             return Err(DetachError::NotKept { cause });
         }
-        let (own, wants) = (call.id, call.callback.is_some());
+        let own = call.id;
         self.shared.promises.promise(&call, settings.max_callbacks)?;
         let accepted = self.ask(|done| Job::Accept(Box::new(call), done));
-        if wants && accepted.as_ref() != Ok(&own) {
+        // What the writer has taken up it settles itself: when it is asked for longer
+        // than anybody waits, the call may be kept after all.
+        if matches!(accepted, Err(NotWritten::TakenBack(_))) {
             self.shared.promises.remove(&own);
         }
         let id = accepted.map_err(|e| match e {
@@ -357,6 +359,7 @@ impl Ledger {
     /// would say so for ever.
     fn lost(&self, waiting: &Waiting) {
         log::error!("detached call {} is not in the queue any more", waiting.id);
+        self.shared.promises.remove(&waiting.id);
         match self.readers.with(|r| r.record(&waiting.fn_id, &waiting.id)) {
             Ok(Some(record)) if !record.status.is_final() => {
                 let error = Some("it is not in the queue any more".to_owned());

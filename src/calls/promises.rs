@@ -76,9 +76,20 @@ impl Promises {
         Ok(())
     }
 
+    /// A call that runs again is told of again, whether its last end was told or
+    /// not; it is not refused for the limit.
+    pub(super) fn again(&self, call: Id, fn_id: Id, url: &str) {
+        self.0.lock().add(call, fn_id, url);
+    }
+
     /// It is told, or is not to be.
     pub(super) fn remove(&self, call: &Id) {
         self.0.lock().remove(call);
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().calls.len()
     }
 
     pub(super) fn are_none(&self) -> bool {

@@ -210,13 +210,14 @@ impl Changes<'_> {
         Ok(true)
     }
 
-    /// A dead call is to run again, with all its attempts. Whether it was one. Its
-    /// next end is told, not any more the last one.
-    pub(super) fn revive(&self, w: &Waiting, now: Moment) -> rusqlite::Result<bool> {
+    /// A dead call is to run again, with all its attempts: who is told of its end;
+    /// `None` if it was none. Its next end is told, not any more the last one.
+    pub(super) fn revive(&self, w: &Waiting, now: Moment) -> rusqlite::Result<Option<Option<String>>> {
         self.may_fail()?;
-        let sql = "UPDATE queue SET dead = 0, attempts = 0, failed = 0, due = ?2 WHERE id = ?1 AND dead = 1";
-        if self.connection.prepare_cached(sql)?.execute(params![w.id.as_str(), now.wall.0])? == 0 {
-            return Ok(false);
+        let sql = "UPDATE queue SET dead = 0, attempts = 0, failed = 0, due = ?2 WHERE id = ?1 AND dead = 1 RETURNING callback";
+        let revived = self.connection.prepare_cached(sql)?.query_row(params![w.id.as_str(), now.wall.0], |row| row.get(0)).optional()?;
+        if revived.is_none() {
+            return Ok(None);
         }
         self.connection.prepare_cached("DELETE FROM callbacks WHERE id = ?1")?.execute([w.id.as_str()])?;
         self.connection.prepare_cached("UPDATE calls SET status = ?3, completed = NULL, attempts = 0 WHERE fn_id = ?1 AND id = ?2")?.execute(params![
@@ -224,7 +225,7 @@ impl Changes<'_> {
             w.id.as_str(),
             Status::Queued as i64
         ])?;
-        Ok(true)
+        Ok(revived)
     }
 
     /// Old answers, and keys and dead calls older than `oldest`, `most` of each; a

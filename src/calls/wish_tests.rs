@@ -70,6 +70,39 @@ fn what_the_writer_is_at_is_not_said_not_to_run() {
     wait_until("it to wait", || take(&ledger) == Some(unknown.id));
 }
 
+/// So many ends are promised to be told as are to be told, whatever comes of an
+/// acceptance: kept after all, a repeat, refused, taken back.
+#[test]
+fn promises_are_counted_as_acceptances_turn_out() {
+    let (room, fn_id) = (Room::new(), Id::new());
+    let ledger = hasty(&room);
+    let wants = |key: Option<&str>| Accepted { callback: Some("http://a.example/".to_owned()), ..call(fn_id, key) };
+    let promised = || ledger.shared.promises.count();
+    ledger.accept(wants(Some("k"))).expect("accepted");
+    ledger.accept(wants(Some("k"))).expect("a repeat");
+    assert_eq!(promised(), 1);
+
+    let lock = Locked::of(&room);
+    assert!(matches!(ledger.accept(wants(None)), Err(DetachError::NotKnown { .. })));
+    lock.release();
+    caught_up(&ledger);
+    let kept = ledger.shared.ready.lock().len();
+    assert_eq!(promised(), kept, "it was kept after all");
+
+    let lock = Locked::of(&room);
+    assert!(matches!(ledger.accept(wants(None)), Err(DetachError::NotKnown { .. })));
+    wait_until("the writer's patience to end", || promised() == kept);
+    lock.release();
+
+    let writer = held(&ledger);
+    assert!(matches!(ledger.accept(wants(None)), Err(DetachError::NotKept { .. })));
+    assert_eq!(promised(), kept, "taken back");
+    drop(writer);
+    caught_up(&ledger);
+    drop(ledger);
+    assert_eq!(room.open().shared.promises.count(), kept, "as it stands in the file");
+}
+
 /// It is back in line as if nobody had asked, and what was asked does not come
 /// to pass later.
 #[test]
@@ -155,11 +188,13 @@ fn a_redrive_that_is_taken_back_does_not_happen() {
 fn a_call_without_its_row_does_not_wait_for_ever() {
     let (room, fn_id) = (Room::new(), Id::new());
     let ledger = room.open();
-    let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    let id = ledger.accept(Accepted { callback: Some("http://a.example/".to_owned()), ..call(fn_id, None) }).expect("accepted");
     let waiting = ledger.shared.ready.lock().take(Timestamp(i64::MAX), |_| true).expect("waits");
     let other = rusqlite::Connection::open(room.path.join("calls.db")).expect("opened");
     other.execute_batch("DELETE FROM queue").expect("deleted");
+    assert_eq!(ledger.shared.promises.count(), 1);
     ledger.lost(&waiting);
     wait_until("the end", || status(&ledger, &fn_id, &id) == Some(Status::Error));
+    assert_eq!(ledger.shared.promises.count(), 0, "nobody is told");
     assert!(!ledger.shared.ready.lock().is_running(&id));
 }

@@ -236,6 +236,8 @@ enum Applied {
     Nothing,
     /// The accepted call is a repeat of this one.
     Repeats(Id),
+    /// A dead call runs again, and this is told of its end.
+    Revived(Option<String>),
 }
 
 impl Applied {
@@ -260,7 +262,7 @@ fn apply(changes: &Changes<'_>, job: &Job, now: Moment) -> rusqlite::Result<Appl
         Job::Begin(waiting, _) => changes.begin(waiting, now)?,
         Job::Ended(ended) => changes.ended(ended, now)?,
         Job::Cancel { waiting, dead, .. } => return changes.cancel(waiting, *dead, now).map(Applied::if_any),
-        Job::Revive(waiting, _) => return changes.revive(waiting, now).map(Applied::if_any),
+        Job::Revive(waiting, _) => return Ok(changes.revive(waiting, now)?.map_or(Applied::Nothing, Applied::Revived)),
         Job::Told { id, ended, again, .. } => return changes.told(id, *ended, *again).map(Applied::if_any),
         Job::Freshen(_) => {}
     }
@@ -269,13 +271,16 @@ fn apply(changes: &Changes<'_>, job: &Job, now: Moment) -> rusqlite::Result<Appl
 
 /// The job is on disk: memory follows, and whoever waits is told.
 fn settle(shared: &Shared, job: Job, applied: Applied) {
-    let changed = matches!(applied, Applied::Done);
+    let changed = matches!(applied, Applied::Done | Applied::Revived(_));
     match job {
         Job::Accept(call, done) => {
             let id = match applied {
-                Applied::Repeats(id) => id,
+                Applied::Repeats(id) => {
+                    shared.promises.remove(&call.id);
+                    id
+                }
                 Applied::Nothing => return,
-                Applied::Done => {
+                Applied::Done | Applied::Revived(_) => {
                     let bytes = call.body.len() as u64;
                     let due = Timestamp(shared.clock.now().0.saturating_add(call.due.0.saturating_sub(call.created.0)));
                     shared.put(Waiting { id: call.id, fn_id: call.fn_id, priority: call.priority, due, attempts: 0, failed: 0, bytes });
@@ -306,6 +311,9 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
             Ended::Again { waiting, .. } => shared.put(waiting),
         },
         Job::Revive(waiting, done) => {
+            if let Applied::Revived(Some(url)) = &applied {
+                shared.promises.again(waiting.id, waiting.fn_id, url);
+            }
             if changed {
                 shared.put(waiting);
             }
@@ -317,7 +325,9 @@ fn settle(shared: &Shared, job: Job, applied: Applied) {
 /// Tells whoever waits that it failed. Gives back what must be tried again.
 fn refuse(shared: &Shared, job: Job, text: &str) -> Option<Job> {
     match job {
-        Job::Accept(_, done) => {
+        Job::Accept(call, done) => {
+            // Who has taken the wish back has done so too.
+            shared.promises.remove(&call.id);
             let _ = done.send(Err(text.to_owned()));
             None
         }
