@@ -278,7 +278,20 @@ impl Slot {
             }
         }
         self.files = Arc::new(files);
-        Ok(())
+        self.thaw()
+    }
+
+    /// Who was in it before may have ended frozen, or have been frozen when it
+    /// had ended: the group stays so, and would stop the next one.
+    fn thaw(&self) -> Result<(), CgroupError> {
+        let Some(folder) = self.folder(Controller::Freezer) else { return Ok(()) };
+        let (file, word) = if self.v2 { ("cgroup.freeze", "0") } else { ("freezer.state", "THAWED") };
+        let path = folder.join(file);
+        match fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| io::Write::write_all(&mut file, word.as_bytes())) {
+            // A kernel older than that: nothing is ever frozen.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(failed("thaw", &path)),
+        }
     }
 
     /// Without its files; `open` has them again.

@@ -97,6 +97,22 @@ fn limits_in_the_words_of_version_2() {
 }
 
 #[test]
+fn a_slot_is_given_again_thawed() {
+    for (v2, file, frozen, thawed) in [(false, "freezer.state", "FROZEN", "THAWED"), (true, "cgroup.freeze", "1", "0")] {
+        let fake = Fake::new(file);
+        fs::write(fake.0.join(file), thawed).expect("written");
+        let groups = Cgroups { tree: Tree::None, missing: Vec::new(), name: String::new(), free: Mutex::default() };
+        let slot = fake.slot(v2);
+        fs::write(fake.0.join(file), frozen).expect("written");
+        groups.give(slot);
+        let slot = groups.take().expect("used before");
+        // Not truncated, as a file of the kernel's is not either.
+        assert!(fake.read(file).starts_with(thawed), "{}", fake.read(file));
+        drop(slot);
+    }
+}
+
+#[test]
 fn a_kill_for_memory_is_seen_once() {
     for (v2, file) in [(false, "memory.oom_control"), (true, "memory.events")] {
         let fake = Fake::new(file);

@@ -52,18 +52,26 @@ pub(crate) fn pid(container: &Value) -> u64 {
 /// As an engine's kill does, it returns when the container is dead.
 pub(crate) fn kill(container: &Value) {
     let pid = i32::try_from(pid(container)).ok().and_then(Pid::from_raw).expect("a pid");
+    // Found while it lives: one that is on its way out is in no group any more.
+    let freezer = freezer(pid);
     kill_process(pid, Signal::KILL).expect("it runs");
-    let _ = std::fs::read_dir("/sys/fs/cgroup/freezer").map(|_| thaw(pid));
     let place = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
-    super::wait_until("the killed container's end", 5, || (!place.exists()).then_some(()));
+    super::wait_until("the killed container's end", || {
+        // What is frozen does not die (version 1), and the server may freeze it
+        // at any time.
+        if let Some(file) = &freezer {
+            let _ = std::fs::write(file, "THAWED");
+        }
+        (!place.exists()).then_some(())
+    });
 }
 
-/// What is frozen does not die (version 1).
-fn thaw(pid: Pid) {
+/// The file that freezes a process, of version 1.
+fn freezer(pid: Pid) -> Option<PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).unwrap_or_default();
-    if let Some(path) = text.lines().find_map(|l| l.split_once(":freezer:").map(|(_, path)| path)) {
-        let _ = std::fs::write(Path::new("/sys/fs/cgroup/freezer").join(path.trim_start_matches('/')).join("freezer.state"), "THAWED");
-    }
+    let path = text.lines().find_map(|l| l.split_once(":freezer:").map(|(_, path)| path))?;
+    let file = Path::new("/sys/fs/cgroup/freezer").join(path.trim_start_matches('/')).join("freezer.state");
+    file.exists().then_some(file)
 }
 
 /// Loads a saved image into the server's store.
