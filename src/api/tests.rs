@@ -251,7 +251,7 @@ fn the_socket() {
     let started = Instant::now();
     server.api.stop();
     server.api.stop();
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(60));
     assert!(!socket.exists());
     let options = || ApiOptions {
         store: server.store.clone(),
@@ -293,7 +293,7 @@ fn it_outlives_its_listener() {
     check(&server, &[("before", "GET", "/version", "", 200, "~version")]);
     rustix::net::shutdown(&handle, rustix::net::Shutdown::Both).expect("shutdown");
     drop(handle);
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(120);
     // The old one refuses from its shutdown on, so who accepts is the new one.
     while UnixStream::connect(&socket).is_err() {
         assert!(Instant::now() < deadline, "no new listener");

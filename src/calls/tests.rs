@@ -80,7 +80,7 @@ pub(super) fn call(fn_id: Id, key: Option<&str>) -> Accepted {
 }
 
 pub(super) fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(120);
     while !look() {
         assert!(Instant::now() < until, "in vain: {what}");
         std::thread::yield_now();

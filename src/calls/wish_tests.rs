@@ -3,11 +3,9 @@
 use super::tests::{Room, call, wait_until};
 use super::*;
 
-/// A ledger whose askers give up soon.
-fn hasty(room: &Room) -> Ledger {
-    let mut ledger = room.open();
-    ledger.patience = Duration::from_millis(800);
-    ledger
+/// Askers give up soon from here on, before the writer does.
+fn hurry(ledger: &mut Ledger) {
+    ledger.patience = Duration::from_secs(2);
 }
 
 /// The file's write lock in somebody else's hands: the writer has taken its
@@ -48,13 +46,15 @@ fn held(ledger: &Ledger) -> parking_lot::MutexGuard<'_, Ring> {
 #[test]
 fn what_is_said_not_to_run_does_not() {
     let (room, fn_id) = (Room::new(), Id::new());
-    let ledger = hasty(&room);
+    let mut ledger = room.open();
+    hurry(&mut ledger);
     let writer = held(&ledger);
     let refused = call(fn_id, Some("k"));
     assert!(matches!(ledger.accept(refused.clone()), Err(DetachError::NotKept { .. })));
     drop(writer);
     caught_up(&ledger);
     assert_eq!((take(&ledger), status(&ledger, &fn_id, &refused.id)), (None, None));
+    ledger.patience = Duration::from_secs(60);
     let again = call(fn_id, Some("k"));
     assert_eq!(ledger.accept(again.clone()).expect("accepted"), again.id, "its key is free");
 }
@@ -62,7 +62,8 @@ fn what_is_said_not_to_run_does_not() {
 #[test]
 fn what_the_writer_is_at_is_not_said_not_to_run() {
     let (room, fn_id) = (Room::new(), Id::new());
-    let ledger = hasty(&room);
+    let mut ledger = room.open();
+    hurry(&mut ledger);
     let lock = Locked::of(&room);
     let unknown = call(fn_id, None);
     assert!(matches!(ledger.accept(unknown.clone()), Err(DetachError::NotKnown { .. })));
@@ -75,11 +76,12 @@ fn what_the_writer_is_at_is_not_said_not_to_run() {
 #[test]
 fn promises_are_counted_as_acceptances_turn_out() {
     let (room, fn_id) = (Room::new(), Id::new());
-    let ledger = hasty(&room);
+    let mut ledger = room.open();
     let wants = |key: Option<&str>| Accepted { callback: Some("http://a.example/".to_owned()), ..call(fn_id, key) };
-    let promised = || ledger.shared.promises.count();
     ledger.accept(wants(Some("k"))).expect("accepted");
     ledger.accept(wants(Some("k"))).expect("a repeat");
+    hurry(&mut ledger);
+    let promised = || ledger.shared.promises.count();
     assert_eq!(promised(), 1);
 
     let lock = Locked::of(&room);
@@ -108,8 +110,9 @@ fn promises_are_counted_as_acceptances_turn_out() {
 #[test]
 fn a_cancelling_that_is_taken_back_leaves_the_call_to_run() {
     let (room, fn_id) = (Room::new(), Id::new());
-    let ledger = hasty(&room);
+    let mut ledger = room.open();
     let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    hurry(&mut ledger);
     let writer = held(&ledger);
     assert!(matches!(ledger.cancel(&fn_id, &id), Err(NotWritten::TakenBack(_))));
     assert_eq!(take(&ledger), Some(id));
@@ -144,8 +147,9 @@ fn a_second_cancelling_is_answered_like_the_first() {
 #[test]
 fn a_cancelling_that_is_not_known_to_be_written_lets_nothing_run_meanwhile() {
     let (room, fn_id) = (Room::new(), Id::new());
-    let ledger = hasty(&room);
+    let mut ledger = room.open();
     let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    hurry(&mut ledger);
     let lock = Locked::of(&room);
     assert_eq!(ledger.cancel(&fn_id, &id), Err(NotWritten::NotKnown));
     assert_eq!(take(&ledger), None);
@@ -158,8 +162,9 @@ fn a_cancelling_that_is_not_known_to_be_written_lets_nothing_run_meanwhile() {
 #[test]
 fn a_cancelling_that_fails_in_the_end_puts_the_call_back() {
     let (room, fn_id) = (Room::new(), Id::new());
-    let ledger = hasty(&room);
+    let mut ledger = room.open();
     let id = ledger.accept(call(fn_id, None)).expect("accepted");
+    hurry(&mut ledger);
     let lock = Locked::of(&room);
     assert_eq!(ledger.cancel(&fn_id, &id), Err(NotWritten::NotKnown));
     wait_until("the writer's patience to end", || take(&ledger) == Some(id));
@@ -170,12 +175,13 @@ fn a_cancelling_that_fails_in_the_end_puts_the_call_back() {
 #[test]
 fn a_redrive_that_is_taken_back_does_not_happen() {
     let (room, fn_id) = (Room::new(), Id::new());
-    let ledger = hasty(&room);
+    let mut ledger = room.open();
     let id = ledger.accept(call(fn_id, None)).expect("accepted");
     assert_eq!(take(&ledger), Some(id));
     let record = ledger.record(&fn_id, &id).expect("read").expect("known");
     ledger.ended(record::Ended::Done { record: Box::new(Record { status: Status::Error, ..record }), answer: None });
     wait_until("the end", || status(&ledger, &fn_id, &id) == Some(Status::Error));
+    hurry(&mut ledger);
     let writer = held(&ledger);
     assert!(matches!(ledger.run_again(&fn_id, &id), Err(NotWritten::TakenBack(_))));
     drop(writer);

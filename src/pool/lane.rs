@@ -217,7 +217,7 @@ mod tests {
             };
             (job, release)
         };
-        let soon = std::time::Duration::from_secs(10);
+        let soon = std::time::Duration::from_secs(120);
         for round in 0..20 {
             let (job, release) = held(started.clone());
             lane.push(job);

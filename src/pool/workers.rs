@@ -401,7 +401,7 @@ mod tests {
     }
 
     fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(10)
+        Instant::now() + Duration::from_secs(120)
     }
 
     fn until(what: impl Fn() -> bool) {
@@ -437,12 +437,12 @@ mod tests {
         }
         assert_eq!(refused, 1, "two run, one waits, one comes back");
         for _ in 0..2 {
-            starts.recv_timeout(Duration::from_secs(10)).expect("two start at once");
+            starts.recv_timeout(Duration::from_secs(120)).expect("two start at once");
         }
         assert!(Pressure(&workers.shared.waiting).is_high());
         assert_eq!(workers.live(), 2);
         releases.clear();
-        starts.recv_timeout(Duration::from_secs(10)).expect("the third gets a thread");
+        starts.recv_timeout(Duration::from_secs(120)).expect("the third gets a thread");
         until(|| !Pressure(&workers.shared.waiting).is_high());
         workers.join(soon()).expect("all end");
         assert_eq!(workers.live(), 0);
@@ -454,14 +454,14 @@ mod tests {
         let (started, starts) = bounded(8);
         let (job, first) = held(started.clone());
         workers.give(job).expect("room");
-        starts.recv_timeout(Duration::from_secs(10)).expect("runs");
+        starts.recv_timeout(Duration::from_secs(120)).expect("runs");
         let (job, second) = held(started.clone());
         workers.give(job).expect("waits");
         let (done, wait) = bounded(1);
         workers.give_at_once(Box::new(move || done.send(()).expect("the test listens"))).expect("beyond the cap");
-        wait.recv_timeout(Duration::from_secs(10)).expect("done while the only thread of the cap is held");
+        wait.recv_timeout(Duration::from_secs(120)).expect("done while the only thread of the cap is held");
         drop(first);
-        starts.recv_timeout(Duration::from_secs(10)).expect("the one that waited runs too");
+        starts.recv_timeout(Duration::from_secs(120)).expect("the one that waited runs too");
         drop(second);
         workers.join(soon()).expect("all end");
     }
@@ -472,17 +472,17 @@ mod tests {
         let (started, starts) = bounded(8);
         let (job, urgent) = held(started.clone());
         workers.give_at_once(job).expect("a thread");
-        starts.recv_timeout(Duration::from_secs(10)).expect("runs");
+        starts.recv_timeout(Duration::from_secs(120)).expect("runs");
         let (job, first) = held(started.clone());
         workers.give(job).expect("room");
-        starts.recv_timeout(Duration::from_secs(10)).expect("runs beside the urgent one");
+        starts.recv_timeout(Duration::from_secs(120)).expect("runs beside the urgent one");
         let (job, second) = held(started.clone());
         workers.give(job).expect("waits");
         drop(urgent);
         until(|| workers.live() == 1);
         assert!(Pressure(&workers.shared.waiting).is_high(), "the thread beyond the cap ended and took no job of the others");
         drop(first);
-        starts.recv_timeout(Duration::from_secs(10)).expect("its turn has come");
+        starts.recv_timeout(Duration::from_secs(120)).expect("its turn has come");
         drop(second);
         workers.join(soon()).expect("all end");
         assert_eq!(workers.shared.state.lock().beside, 0);
@@ -494,7 +494,7 @@ mod tests {
         for _ in 0..100 {
             let (done, wait) = bounded(1);
             workers.give(Box::new(move || done.send(()).expect("the test listens"))).expect("room");
-            wait.recv_timeout(Duration::from_secs(10)).expect("done");
+            wait.recv_timeout(Duration::from_secs(120)).expect("done");
             // The worker must be idle again before the next job is given.
             until(|| workers.shared.state.lock().idle.len() == 1);
         }
@@ -512,7 +512,7 @@ mod tests {
             releases.push(release);
         }
         for _ in 0..4 {
-            starts.recv_timeout(Duration::from_secs(10)).expect("all run");
+            starts.recv_timeout(Duration::from_secs(120)).expect("all run");
         }
         drop(releases);
         until(|| workers.live() == 0);
@@ -528,7 +528,7 @@ mod tests {
         let (done, wait) = bounded(1);
         workers.give(Box::new(|| panic!("on purpose"))).expect("room");
         workers.give(Box::new(move || done.send(()).expect("the test listens"))).expect("room");
-        wait.recv_timeout(Duration::from_secs(10)).expect("the next job runs");
+        wait.recv_timeout(Duration::from_secs(120)).expect("the next job runs");
         assert_eq!((workers.panics(), workers.live()), (1, 1));
         workers.join(soon()).expect("all end");
     }
@@ -539,7 +539,7 @@ mod tests {
         let (started, starts) = bounded(1);
         let (job, release) = held(started);
         workers.give(job).expect("room");
-        starts.recv_timeout(Duration::from_secs(10)).expect("runs");
+        starts.recv_timeout(Duration::from_secs(120)).expect("runs");
         let error = workers.join(Instant::now() + Duration::from_millis(10)).expect_err("still held");
         assert_eq!(error.names, ["test-0"]);
         assert!(workers.give(Box::new(|| ())).is_err(), "closed");

@@ -208,7 +208,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::time::Duration;
 
-    const LONG: Duration = Duration::from_secs(5);
+    const LONG: Duration = Duration::from_secs(120);
 
     #[test]
     fn seen_when_made_moved_linked_or_already_there() {

@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Server, http, threads, together};
+use crate::harness::{Held, PATIENCE, Server, http, threads, together, wait_until};
 
 /// Room for one container of 64 MiB.
 const ONE: (&str, &str) = ("FN_MAX_TOTAL_MEMORY_BYTES", "104857600");
 
-/// A server whose one container works until the returned stream is answered.
-fn held(env: &[(&str, &str)], hold_ms: &str) -> Option<(Server, String, TcpStream)> {
+/// A server whose one container is held by the returned call.
+fn held(env: &[(&str, &str)]) -> Option<(Server, String, Held)> {
     let server = Server::start(env)?;
     let echo = server.function("echo", "echo", json!({}));
-    crate::harness::wait_until("a container", 20, || (server.call(&echo, &[], b"").status == 200).then_some(()));
-    let running = server.begin_call(&echo, &[("X-Sleep-Ms", hold_ms)]);
-    server.await_queue(&echo, "busy", 1);
+    wait_until("a container", || (server.call(&echo, &[], b"").status == 200).then_some(()));
+    server.await_queue(&echo, "busy", 0);
+    let running = server.hold(&echo);
     Some((server, echo, running))
 }
 
@@ -30,7 +30,7 @@ fn workers(server: &Server) -> usize {
 
 #[test]
 fn waiting_callers_cost_no_threads_and_keep_their_order() {
-    let Some((server, echo, mut running)) = held(&[ONE], "4000") else { return };
+    let Some((server, echo, running)) = held(&[ONE]) else { return };
     let mut line = Vec::new();
     for n in 1..=200u64 {
         line.push(server.begin_call(&echo, &[]));
@@ -40,9 +40,10 @@ fn waiting_callers_cost_no_threads_and_keep_their_order() {
         }
     }
     server.await_queue(&echo, "waiting", 200);
-    let busy = workers(&server);
-    assert!(busy < 20, "{busy} threads for 200 waiting callers: {:?}", threads(server.pid()));
-    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    // Those that read the requests end; who waits with a thread keeps it.
+    wait_until("the waiting callers to need few threads", || (workers(&server) < 20).then_some(()));
+    assert_eq!(server.queue(&echo, "waiting"), 200);
+    assert_eq!(running.release().status, 200);
     let mut counts: Vec<u64> = Vec::new();
     for mut stream in line {
         let answer = http::finish(&mut stream).expect("an answer");
@@ -58,7 +59,7 @@ fn waiting_callers_cost_no_threads_and_keep_their_order() {
 
 #[test]
 fn a_wait_has_an_end() {
-    let Some((server, echo, mut running)) = held(&[ONE, ("HOB_MAX_WAIT_MSECS", "400")], "2500") else { return };
+    let Some((server, echo, running)) = held(&[ONE, ("HOB_MAX_WAIT_MSECS", "400")]) else { return };
     let begun = Instant::now();
     let mut line: Vec<_> = (0..8).map(|_| server.begin_call(&echo, &[])).collect();
     for stream in &mut line {
@@ -68,7 +69,8 @@ fn a_wait_has_an_end() {
         assert!(answer.field("Retry-After").is_some(), "{answer:?}");
     }
     assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
-    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    assert_eq!(running.release().status, 200);
+    server.await_queue(&echo, "busy", 0);
     server.good_call(&echo, &[], b"");
     assert_eq!(server.queue(&echo, "waiting"), 0);
     server.stop();
@@ -76,7 +78,7 @@ fn a_wait_has_an_end() {
 
 #[test]
 fn who_leaves_is_not_served() {
-    let Some((server, echo, mut running)) = held(&[ONE], "3000") else { return };
+    let Some((server, echo, running)) = held(&[ONE]) else { return };
     let mut line: Vec<_> = (1..=6)
         .map(|n| {
             let stream = server.begin_call(&echo, &[]);
@@ -89,7 +91,7 @@ fn who_leaves_is_not_served() {
     }
     // Found by the launcher's look and a probe.
     server.await_queue(&echo, "waiting", 3);
-    let last: u64 = http::finish(&mut running).expect("an answer").field("X-Count").and_then(|n| n.parse().ok()).expect("a count");
+    let last: u64 = running.release().field("X-Count").and_then(|n| n.parse().ok()).expect("a count");
     let counts: Vec<u64> = line
         .into_iter()
         .flatten()
@@ -101,7 +103,7 @@ fn who_leaves_is_not_served() {
 
 #[test]
 fn at_the_stop_who_waits_is_told() {
-    let Some((mut server, echo, mut running)) = held(&[ONE], "2000") else { return };
+    let Some((mut server, echo, running)) = held(&[ONE, ("HOB_DRAIN_MSECS", "120000")]) else { return };
     let mut line: Vec<_> = (0..20).map(|_| server.begin_call(&echo, &[])).collect();
     server.await_queue(&echo, "waiting", 20);
     server.signal(Signal::TERM);
@@ -109,15 +111,15 @@ fn at_the_stop_who_waits_is_told() {
         let answer = http::finish(stream).expect("an answer");
         assert_eq!(answer.status, 503, "{answer:?}");
     }
-    assert_eq!(http::finish(&mut running).expect("what runs is answered").status, 200);
-    assert_eq!(server.wait(20), Some(0));
+    assert_eq!(running.release().status, 200, "what runs is answered");
+    assert_eq!(server.wait(), Some(0));
 }
 
 /// What clients have sent beyond their calls, and that they stay, costs those
 /// behind them no time.
 #[test]
 fn at_the_stop_who_has_sent_more_is_told_as_soon() {
-    let Some((mut server, echo, mut running)) = held(&[ONE], "1500") else { return };
+    let Some((mut server, echo, running)) = held(&[ONE, ("HOB_DRAIN_MSECS", "120000")]) else { return };
     let mut line: Vec<_> = (0..48)
         .map(|_| {
             let mut stream = TcpStream::connect(server.address).expect("connected");
@@ -131,8 +133,8 @@ fn at_the_stop_who_has_sent_more_is_told_as_soon() {
         let answer = http::finish(stream).expect("an answer");
         assert!(answer.status == 503 && answer.message().contains("shutting down"), "{answer:?}");
     }
-    assert_eq!(http::finish(&mut running).expect("what runs is answered").status, 200);
-    assert_eq!(server.wait(20), Some(0), "{}", server.log());
+    assert_eq!(running.release().status, 200, "what runs is answered");
+    assert_eq!(server.wait(), Some(0), "{}", server.log());
 }
 
 /// Kept-alive clients whose requests come two at a time, bodies of three
@@ -145,7 +147,7 @@ fn answers_find_their_callers() {
     let address = server.address;
     together(48, |caller| {
         let mut stream = TcpStream::connect(address).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
         for round in 0..12 {
             let pair = [format!("first of {caller}/{round}"), "x".repeat([3, 9_000, 20_000][round % 3]) + &format!(" second of {caller}/{round}")];
             let sent: Vec<u8> = pair.iter().flat_map(|body| request(&echo, body)).collect();
@@ -164,8 +166,9 @@ fn answers_find_their_callers() {
 fn who_has_its_turn_in_vain_keeps_its_place() {
     let Some(server) = Server::start(&[ONE]) else { return };
     let function = server.function("hostile", "hostile", json!({}));
-    crate::harness::wait_until("a container", 20, || (server.call(&function, &[], b"").status == 200).then_some(()));
-    let mut running = server.begin_call(&function, &[("X-Script", "wait:2000;ok:first;exit:0")]);
+    wait_until("a container", || (server.call(&function, &[], b"").status == 200).then_some(()));
+    // Busy until it is read.
+    let mut running = server.begin_call(&function, &[("X-Do", "body:16000000")]);
     server.await_queue(&function, "busy", 1);
     let mut line: Vec<_> = (1..=120)
         .map(|n| {
@@ -184,7 +187,8 @@ fn who_has_its_turn_in_vain_keeps_its_place() {
         let own = answer.status == 200 && answer.body == format!("call {n}").as_bytes();
         assert!(own || answer.status == 502, "{n}: {answer:?}");
         let busy = workers(&server);
-        assert!(busy < 16, "{busy} threads after {n}: {:?}", threads(server.pid()));
+        // A thread for each that waits would be more than a busy machine makes of few.
+        assert!(busy < 60, "{busy} threads after {n}: {:?}", threads(server.pid()));
     }
     server.stop();
 }
@@ -199,11 +203,11 @@ fn an_endless_line_does_not_keep_the_only_thread() {
         for caller in 0..8 {
             if caller == 1 {
                 // The first waits for a container; the others lie down behind it.
-                crate::harness::wait_until("a launcher", 20, || threads(server.pid()).iter().any(|name| name.starts_with("hot-launch")).then_some(()));
+                wait_until("a launcher", || threads(server.pid()).iter().any(|name| name.starts_with("hot-launch")).then_some(()));
             }
             scope.spawn(|| {
                 let mut stream = TcpStream::connect(address).expect("connected");
-                stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+                stream.set_read_timeout(Some(PATIENCE)).expect("set");
                 while !enough.load(Ordering::SeqCst) {
                     let head = format!("POST /invoke/{echo} HTTP/1.1\r\nHost: test\r\nX-Sleep-Ms: 20\r\nContent-Length: 2\r\n\r\nhi");
                     stream.write_all(head.as_bytes()).expect("sent");
@@ -212,10 +216,10 @@ fn an_endless_line_does_not_keep_the_only_thread() {
                 }
             });
         }
-        crate::harness::wait_until("a line that moves", 20, || (served.load(Ordering::SeqCst) > 16).then_some(()));
+        wait_until("a line that moves", || (served.load(Ordering::SeqCst) > 16).then_some(()));
         let (tell, told) = std::sync::mpsc::channel();
         scope.spawn(move || tell.send(http::send(address, "GET", "/v2/apps", &[], b"")));
-        let answer = told.recv_timeout(Duration::from_secs(10));
+        let answer = told.recv_timeout(PATIENCE);
         enough.store(true, Ordering::SeqCst);
         assert_eq!(answer.expect("an answer while the line stands").expect("whole").status, 200);
     });
@@ -230,7 +234,7 @@ fn unfinished(function: &str) -> Vec<u8> {
 /// No thread is free when the wait is over: it is told nevertheless.
 #[test]
 fn a_wait_that_fails_waits_for_no_thread() {
-    let Some((server, echo, running)) = held(&[ONE, ("HOB_MAX_ACTIVE", "3"), ("HOB_MAX_WAIT_MSECS", "2500")], "8000") else { return };
+    let Some((server, echo, running)) = held(&[ONE, ("HOB_MAX_ACTIVE", "3"), ("HOB_MAX_WAIT_MSECS", "10000")]) else { return };
     // The first waits with a thread; the others lie down behind it.
     let first = server.begin_call(&echo, &[]);
     server.await_queue(&echo, "waiting", 1);
@@ -249,8 +253,8 @@ fn a_wait_that_fails_waits_for_no_thread() {
         let answer = http::finish(stream).expect("an answer");
         assert_eq!(answer.status, 503, "{answer:?}");
     }
-    running.set_nonblocking(true).expect("set");
-    assert!(running.peek(&mut [0]).is_err(), "before the call that had the container was done");
+    // Only now is the call done that has the container, and a thread.
+    assert_eq!(running.release().status, 200);
     drop(uploads);
     server.stop();
 }
@@ -258,7 +262,7 @@ fn a_wait_that_fails_waits_for_no_thread() {
 /// Who had a thread beyond the cap for its container's sake does not keep it.
 #[test]
 fn the_next_request_of_one_that_waited_counts_towards_the_cap() {
-    let Some((server, echo, mut running)) = held(&[ONE, ("HOB_MAX_ACTIVE", "3")], "2000") else { return };
+    let Some((server, echo, running)) = held(&[ONE, ("HOB_MAX_ACTIVE", "3")]) else { return };
     let mut line = Vec::new();
     for n in 1..=12 {
         let mut stream = TcpStream::connect(server.address).expect("connected");
@@ -267,14 +271,14 @@ fn the_next_request_of_one_that_waited_counts_towards_the_cap() {
         stream.write_all(&unfinished(&echo)).expect("sent");
         line.push(stream);
     }
-    assert_eq!(http::finish(&mut running).expect("an answer").status, 200);
+    assert_eq!(running.release().status, 200);
     for stream in &mut line {
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
         answer(stream);
     }
     // The other requests hold those of the cap meanwhile.
     let mut looks_in_a_row = 0;
-    crate::harness::wait_until("the threads beyond the cap to end", 20, || {
+    wait_until("the threads beyond the cap to end", || {
         looks_in_a_row = if workers(&server) == 3 { looks_in_a_row + 1 } else { 0 };
         (looks_in_a_row == 50).then_some(())
     });

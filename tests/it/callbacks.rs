@@ -106,7 +106,7 @@ fn the_end_of_a_call_is_told_signed_and_again_until_it_is_taken() {
     let failed = detach(&server, &echo, &format!("http://{address}/"), &[("X-Status", "502")]);
     let message = told.recv_timeout(Duration::from_secs(30)).expect("told").json();
     assert_eq!((&message["call_id"], &message["status"], &message["error"]), (&json!(failed), &json!("error"), &json!("function failed")), "{message}");
-    wait_until("it to be given up", 20, || server.log().contains(&format!("callback of call {failed} to {address} failed (status 410")).then_some(()));
+    wait_until("it to be given up", || server.log().contains(&format!("callback of call {failed} to {address} failed (status 410")).then_some(()));
     for bad in ["ftp://x/", "/x", "http://user@x/"] {
         let answer = server.call(&echo, &[("Fn-Invoke-Type", "detached"), ("Hob-Callback", bad)], b"");
         assert!(answer.status == 400 && answer.message().contains("Hob-Callback"), "{answer:?}");
@@ -126,7 +126,7 @@ fn what_is_not_public_is_not_called_back_unless_allowed() {
         assert!(answer.status == 400 && answer.message().contains("HOB_CALLBACK_PRIVATE"), "{answer:?}");
     }
     let call = detach(&server, &echo, &format!("http://localhost:{}/", address.port()), &[]);
-    wait_until("a refusal", 30, || {
+    wait_until("a refusal", || {
         let log = server.log();
         log.lines().any(|line| line.contains(&format!("callback of call {call}")) && line.contains("HOB_CALLBACK_PRIVATE")).then_some(())
     });
@@ -145,7 +145,7 @@ fn a_callback_survives_a_kill_and_a_stop_does_not_wait_for_one() {
     let (mut first, _) = listener.accept().expect("a try");
     Told::read(&mut first).expect("the whole message");
     server.signal(Signal::KILL);
-    server.wait(10);
+    server.wait();
     drop(first);
     let Some(server) = Server::start_in(folder.clone(), &env) else { return };
     let (mut second, _) = listener.accept().expect("another try");

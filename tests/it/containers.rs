@@ -5,15 +5,17 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::harness::{Server, container_pid, kill_container, together, wait_until};
+use crate::harness::{Held, Server, container_pid, kill_container, wait_until};
 
 #[test]
 fn the_last_used_container_serves_next() {
     let Some(server) = Server::start(&[]) else { return };
     let echo = server.function("echo", "echo", json!({}));
-    let both = together(2, |_| server.good_call(&echo, &[("X-Sleep-Ms", "1500")], b""));
+    // None has an answer before each has its container.
+    let both = [server.hold(&echo), server.hold(&echo)].map(Held::release);
     let instances: HashSet<_> = both.iter().map(|r| r.field("X-Instance").map(str::to_owned)).collect();
-    assert_eq!(instances.len(), 2, "two slow calls at a time, two containers");
+    server.await_queue(&echo, "idle", 2);
+    assert_eq!(instances.len(), 2, "two calls at a time, two containers");
     let next: Vec<_> = (0..3).map(|_| server.good_call(&echo, &[], b"").field("X-Instance").map(str::to_owned)).collect();
     assert!(next.iter().all(|i| *i == next[0]), "the top of the stack serves: {next:?}");
     assert_eq!(server.containers().len(), 2);
@@ -26,7 +28,7 @@ fn an_idle_container_goes_after_its_time() {
     let echo = server.function("echo", "echo", json!({"idle_timeout": 1}));
     let first = server.good_call(&echo, &[], b"");
     assert_eq!(server.containers().len(), 1);
-    wait_until("the container's removal", 10, || (server.containers().is_empty() && server.socket_folders() == 0).then_some(()));
+    wait_until("the container's removal", || (server.containers().is_empty() && server.socket_folders() == 0).then_some(()));
     let again = server.good_call(&echo, &[], b"");
     assert_ne!(first.field("X-Instance"), again.field("X-Instance"));
     server.stop();
@@ -58,7 +60,7 @@ fn an_idle_container_is_frozen_and_wakes_for_a_call() {
     let (file, frozen) = freezer(container_pid(&server.containers()[0]));
     let is_frozen = || std::fs::read_to_string(&file).is_ok_and(|s| s.contains(frozen));
     for round in 0..5 {
-        wait_until("the freezer", 5, || is_frozen().then_some(()));
+        wait_until("the freezer", || is_frozen().then_some(()));
         let next = server.good_call(&echo, &[], b"awake");
         assert_eq!((next.text().as_str(), next.field("X-Instance")), ("awake", first.field("X-Instance")), "round {round}");
     }
@@ -115,7 +117,7 @@ fn a_container_killed_from_outside_is_replaced() {
         let next = server.good_call(&echo, &[], b"next");
         assert_eq!(next.text(), "next");
         assert_ne!(first.field("X-Instance"), next.field("X-Instance"));
-        wait_until("the dead one's removal", 10, || (server.containers().len() == 1 && server.socket_folders() == 1).then_some(()));
+        wait_until("the dead one's removal", || (server.containers().len() == 1 && server.socket_folders() == 1).then_some(()));
         server.stop();
     }
 }

@@ -25,15 +25,16 @@ fn callers_of_one_container_are_served_in_order() {
     let Some(server) = Server::start(&[("FN_MAX_TOTAL_MEMORY_BYTES", "104857600")]) else { return };
     let echo = server.function("echo", "echo", json!({}));
     server.good_call(&echo, &[], b"");
-    let mut lines = vec![server.begin_call(&echo, &[("X-Sleep-Ms", "1500")])];
-    server.await_queue(&echo, "busy", 1);
+    let running = server.hold(&echo);
+    let mut lines = Vec::new();
     for n in 1..=6 {
         lines.push(server.begin_call(&echo, &[("X-Sleep-Ms", "10")]));
         server.await_queue(&echo, "waiting", n);
     }
+    assert_eq!(running.release().field("X-Count"), Some("2"));
     for (n, mut stream) in lines.into_iter().enumerate() {
         let answer = http::finish(&mut stream).expect("an answer");
-        assert_eq!((answer.status, answer.field("X-Count")), (200, Some((n + 2).to_string().as_str())), "caller {n}: {answer:?}");
+        assert_eq!((answer.status, answer.field("X-Count")), (200, Some((n + 3).to_string().as_str())), "caller {n}: {answer:?}");
     }
     server.stop();
 }

@@ -88,7 +88,7 @@ fn a_change_holds_for_the_next_call() {
         seen = environment(&server, &id);
         assert!(holds(&seen), "{change}: {seen:?}");
         // The old one goes by itself: nothing calls it any more.
-        wait_until("the old container's end", 10, || (server.containers().len() == 1).then_some(()));
+        wait_until("the old container's end", || (server.containers().len() == 1).then_some(()));
         let now = container(&server);
         assert_ne!(now, last, "{change}: another container");
         last = now;

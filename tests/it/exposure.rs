@@ -145,7 +145,7 @@ fn no_secret_is_in_the_log_at_any_level() {
         let id_of = |answer: http::Response| answer.json()["id"].as_str().unwrap_or_else(|| panic!("no id: {answer:?}")).to_owned();
         let app = id_of(manage("POST", "/v2/apps", json!({"name": "app", "config": {"KEY": new("app-config")}}).to_string()));
         let function = |name: &str, image: &str, config: String| {
-            let spec = json!({"app_id": app, "name": name, "image": image, "memory": 64, "timeout": 2, "config": {"KEY": config}});
+            let spec = json!({"app_id": app, "name": name, "image": image, "memory": 64, "timeout": 5, "config": {"KEY": config}});
             id_of(manage("POST", "/v2/fns", spec.to_string()))
         };
         let echo = function("echo", &server.image("echo"), new("fn-config"));
@@ -192,13 +192,13 @@ fn no_secret_is_in_the_log_at_any_level() {
             list["items"].as_array().is_some_and(|calls| calls.iter().filter(|c| c["detached"] == true).all(|c| c["completed_at"].is_string()))
         };
         for id in [&echo, &hostile, &missing] {
-            wait_until("the detached call's end", 60, || ended(id).then_some(()));
+            wait_until("the detached call's end", || ended(id).then_some(()));
         }
         let state = manage("GET", "/debug/state", String::new()).text();
         let metrics = manage("GET", "/metrics", String::new()).text();
         // The state is logged at a signal.
         server.signal(rustix::process::Signal::USR1);
-        wait_until("the state in the log", 20, || server.log().contains("state: {").then_some(()));
+        wait_until("the state in the log", || server.log().contains("state: {").then_some(()));
         let log = server.log();
         for hidden in secrets.lock().expect("list").iter() {
             for (place, text) in [("log", &log), ("state", &state), ("metrics", &metrics)] {

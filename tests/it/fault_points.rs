@@ -32,7 +32,7 @@ fn armed(faults: &str) -> Option<Server> {
 /// How many faults there were, once there is one: a client may see its
 /// connection end a moment before the log is read.
 fn fired(server: &Server) -> usize {
-    wait_until("a fault", 20, || Some(server.log().matches("fault on purpose: ").count()).filter(|count| *count > 0))
+    wait_until("a fault", || Some(server.log().matches("fault on purpose: ").count()).filter(|count| *count > 0))
 }
 
 fn descriptors(server: &Server) -> usize {
@@ -42,7 +42,7 @@ fn descriptors(server: &Server) -> usize {
 /// SIGTERM; as `Server::stop`, but a planned panic may be in the log.
 fn end(mut server: Server) {
     server.signal(Signal::TERM);
-    let code = server.wait(12);
+    let code = server.wait();
     let log = server.log();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(server.containers(), Vec::<Value>::new(), "containers are left\n{log}");
@@ -53,7 +53,7 @@ fn end(mut server: Server) {
 
 /// Calls go well again, nothing is held, the descriptors are back.
 fn recovered(server: &Server, function: &str, before: usize) {
-    wait_until("calls to go well again", 20, || server.try_call(function, &[], b"again").ok().filter(|r| r.status == 200 && r.body == b"again"));
+    wait_until("calls to go well again", || server.try_call(function, &[], b"again").ok().filter(|r| r.status == 200 && r.body == b"again"));
     for body in [b"one", b"two"] {
         assert_eq!(server.good_call(function, &[], body).body, body);
     }
@@ -196,7 +196,7 @@ fn a_panic_in_a_detached_run_is_only_one_try() {
             })
             .collect();
         for call in calls {
-            wait_until("the detached call's good end", 60, || {
+            wait_until("the detached call's good end", || {
                 let record = server.send("GET", &format!("/v2/fns/{echo}/calls/{call}"), b"");
                 (record.status == 200 && record.json()["status"] == "success").then_some(())
             });
@@ -238,7 +238,7 @@ fn without_a_thread_for_a_client_it_is_told_or_waits_for_another() {
     for which in ["2", "3", "2-4"] {
         // The first one is `edge-poll`.
         let Some(server) = armed(&format!("thread.edge-@{which}=no-thread")) else { return };
-        let made = wait_until("an app", 20, || {
+        let made = wait_until("an app", || {
             let answer = server.send("POST", "/v2/apps", br#"{"name": "first"}"#);
             assert!(answer.status == 503 || answer.status == 200 || answer.status == 409, "{answer:?}");
             (answer.status != 503).then_some(answer)
@@ -277,7 +277,7 @@ fn without_a_thread_for_slow_work_it_is_done_all_the_same() {
         let calls: Vec<_> = (0..3).map(|_| server.call(&functions[0], &[("Fn-Invoke-Type", "detached")], b"later")).collect();
         for call in calls {
             let (id, function) = (call.field("Fn-Call-Id").expect("an id").to_owned(), &functions[0]);
-            wait_until("the detached call's good end", 60, || {
+            wait_until("the detached call's good end", || {
                 let record = server.send("GET", &format!("/v2/fns/{function}/calls/{id}"), b"");
                 (record.status == 200 && record.json()["status"] == "success").then_some(())
             });
@@ -291,7 +291,7 @@ fn without_a_thread_for_slow_work_it_is_done_all_the_same() {
 /// Runs the program until it ends by itself; its code and last words.
 fn run_to_end(folder: &Folder, faults: &str) -> (Option<i32>, String) {
     let mut child = command(folder, &[("HOB_FAULTS", faults)]).spawn().expect("the program starts");
-    let status = wait_until("the end of a server that cannot start", 20, || child.try_wait().expect("status"));
+    let status = wait_until("the end of a server that cannot start", || child.try_wait().expect("status"));
     let mut said = String::new();
     let _ = std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut said);
     (status.code(), said)
@@ -376,7 +376,7 @@ fn without_a_descriptor_for_a_connection_inside_the_request_is_told() {
         }
         let Some(server) = Server::start_in(folder, &[("HOB_FAULTS", &faults)]) else { return };
         let create = |name: &str| {
-            wait_until("a function", 20, || {
+            wait_until("a function", || {
                 let app = server.send("POST", "/v2/apps", json!({"name": name}).to_string().as_bytes());
                 assert!([200, 409, 502, 503].contains(&app.status), "{app:?}");
                 (app.status == 200).then(|| app.json()["id"].as_str().expect("id").to_owned())
@@ -384,7 +384,7 @@ fn without_a_descriptor_for_a_connection_inside_the_request_is_told() {
         };
         let app = create("mine");
         let spec = json!({"app_id": app, "name": "echo", "image": server.image("echo"), "memory": 64, "timeout": 20});
-        let made = wait_until("a function", 20, || {
+        let made = wait_until("a function", || {
             let made = server.send("POST", "/v2/fns", spec.to_string().as_bytes());
             assert!([200, 502, 503].contains(&made.status), "{made:?}");
             (made.status == 200).then_some(made)
@@ -439,7 +439,7 @@ fn a_full_disk_of_kept_calls_refuses_detached_ones_and_no_others() {
         }
         assert!(fired(&server) > 0 && kept.len() + refused == 8, "{}", server.log());
         for call in kept {
-            wait_until("an accepted call's good end", 60, || {
+            wait_until("an accepted call's good end", || {
                 let record = server.send("GET", &format!("/v2/fns/{echo}/calls/{call}"), b"");
                 (record.status == 200 && record.json()["status"] == "success").then_some(())
             });
@@ -468,9 +468,9 @@ fn what_does_not_end_at_the_stop_is_named_and_the_code_is_3() {
         } else {
             server.begin_call(&echo, &[])
         };
-        wait_until("the fault", 20, || (fired(&server) == 1).then_some(()));
+        wait_until("the fault", || (fired(&server) == 1).then_some(()));
         server.signal(Signal::TERM);
-        let code = server.wait(60);
+        let code = server.wait();
         let log = server.log();
         let last = log.lines().rfind(|l| l.contains("left behind")).unwrap_or_default().to_owned();
         assert!(code == Some(3) && last.contains(words), "{faults}: {code:?}, {log}");
@@ -532,7 +532,7 @@ fn a_disk_that_is_really_full_is_survived() {
         assert_eq!(seen, [507; 2], "a large body: {}", server.log());
         assert_eq!(statuses(&server, &warm, 3, 1000), [200; 3], "warm calls need no disk");
         // What fits into pages that are there already may still be written.
-        let refused = wait_until("a write that is refused", 20, || {
+        let refused = wait_until("a write that is refused", || {
             let name: String = format!("app-{}", "x".repeat(200));
             let answer = server.send("POST", "/v2/apps", json!({"name": name, "config": {"K": "y".repeat(60_000)}}).to_string().as_bytes());
             (answer.status != 200 && answer.status != 409).then_some(answer)
@@ -548,7 +548,7 @@ fn a_disk_that_is_really_full_is_survived() {
         assert_eq!(statuses(&server, &warm, 2, LARGE), [200; 2]);
         recovered(&server, &warm, before);
         recovered(&server, &cold, before);
-        wait_until("writes to go well again", 20, || {
+        wait_until("writes to go well again", || {
             let answer = server.send("POST", "/v2/apps", br#"{"name": "after"}"#);
             assert!([200, 507].contains(&answer.status), "{answer:?}");
             (answer.status == 200).then_some(())
@@ -586,7 +586,7 @@ fn a_real_limit_of_open_files_is_survived() {
             })
             .concat()
         });
-        wait_until("the server to feel it", 30, || server.log().contains("cannot accept connections").then_some(()));
+        wait_until("the server to feel it", || server.log().contains("cannot accept connections").then_some(()));
         set(whole);
         callers.join().expect("callers")
     });

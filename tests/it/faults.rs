@@ -80,15 +80,21 @@ const COLD: &[(Kind, Fault, u16)] = &[
 
 #[test]
 fn every_fault_on_the_way_of_a_cold_call_is_answered_and_harms_no_warm_one() {
-    let Some((server, proxy)) = server(&[("HOB_MAX_WAIT_MSECS", "3000")]) else { return };
+    cold_calls("120000", |fault| *fault != Fault::Hang);
+    // That ends when the caller's patience does.
+    cold_calls("3000", |fault| *fault == Fault::Hang);
+}
+
+fn cold_calls(max_wait_ms: &str, which: impl Fn(&Fault) -> bool) {
+    let Some((server, proxy)) = server(&[("HOB_MAX_WAIT_MSECS", max_wait_ms)]) else { return };
     beside_warm_calls(&server, || {
-        for (n, (kind, fault, expected)) in COLD.iter().enumerate() {
+        for (n, (kind, fault, expected)) in COLD.iter().enumerate().filter(|(_, (_, fault, _))| which(fault)) {
             let function = server.function(&format!("f{n}"), "echo", json!({"idle_timeout": 1}));
             proxy.once(*kind, *fault);
             if *kind == Kind::Events {
                 // The stream is begun anew, and meets it.
                 proxy.cut_events();
-                wait_until("the fault", 10, || proxy.met().then_some(()));
+                wait_until("the fault", || proxy.met().then_some(()));
             }
             let answer = server.call(&function, &[], b"x");
             assert_eq!(answer.status, *expected, "{kind:?} {fault:?}: {answer:?}\n{}", server.log());
@@ -101,10 +107,10 @@ fn every_fault_on_the_way_of_a_cold_call_is_answered_and_harms_no_warm_one() {
             }
             proxy.well();
             // What happened to one is over with it.
-            wait_until("a good call", 20, || (server.call(&function, &[], b"x").status == 200).then_some(()));
+            wait_until("a good call", || (server.call(&function, &[], b"x").status == 200).then_some(()));
         }
         // All but the warm one go, whatever became of their starts.
-        wait_until("the others to go", 30, || (server.containers().len() == 1).then_some(()));
+        wait_until("the others to go", || (server.containers().len() == 1).then_some(()));
     });
     server.stop();
 }
@@ -145,9 +151,9 @@ fn a_removal_that_fails_is_made_again() {
             let function = server.function(&format!("f{n}"), "echo", json!({"idle_timeout": 1}));
             server.good_call(&function, &[], b"x");
             proxy.once(Kind::Remove, fault);
-            wait_until("the fault", 10, || proxy.met().then_some(()));
+            wait_until("the fault", || proxy.met().then_some(()));
             proxy.well();
-            wait_until("the removal", 20, || (server.containers().len() == 1).then_some(()));
+            wait_until("the removal", || (server.containers().len() == 1).then_some(()));
         }
     });
     server.stop();
@@ -155,6 +161,7 @@ fn a_removal_that_fails_is_made_again() {
 
 #[test]
 fn a_dead_engine_is_found_out_in_time_costs_no_warm_call_and_is_welcome_back() {
+    const WAITED: &str = "HOB_MAX_WAIT_MSECS";
     // Room for the warm one, another one and a small one.
     let memory = ((3 * 64) << 20).to_string();
     let Some((server, proxy)) = server(&[("FN_MAX_TOTAL_MEMORY_BYTES", &memory)]) else { return };
@@ -168,17 +175,16 @@ fn a_dead_engine_is_found_out_in_time_costs_no_warm_call_and_is_welcome_back() {
         let answer = server.call(&small, &[], b"x");
         let took = begun.elapsed();
         assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.field("Retry-After").is_some() && answer.message().contains("engine"), "{answer:?}");
-        assert!(took < Duration::from_secs(20), "told after {took:?}");
-        // Known now: the next one is told at once, and nobody is evicted for it.
+        assert!(answer.field("Retry-After").is_some() && answer.message().contains("engine") && !answer.message().contains(WAITED), "{answer:?}");
+        // Known now: the next one is told without a wait, and nobody is evicted for it.
         let begun = Instant::now();
-        assert_eq!(server.call(&large, &[], b"x").status, 503);
+        let answer = server.call(&large, &[], b"x");
+        assert!(answer.status == 503 && answer.message().contains("engine") && !answer.message().contains(WAITED), "{answer:?}");
         let next = begun.elapsed();
-        assert!(next < Duration::from_secs(3), "told after {next:?}");
         assert_eq!(server.good_call(&idle, &[], b"x").field("X-Instance"), before.field("X-Instance"));
         proxy.well();
         let begun = Instant::now();
-        wait_until("the first good cold call", 10, || (server.call(&small, &[], b"x").status == 200).then_some(()));
+        wait_until("the first good cold call", || (server.call(&small, &[], b"x").status == 200).then_some(()));
         println!("dead: told after {took:?}, then {next:?}; back after {:?}", begun.elapsed());
     });
     server.stop();
@@ -203,6 +209,6 @@ fn an_engine_away_for_a_moment_costs_a_cold_call_only_time() {
     for container in &server.containers() {
         engine::kill(container);
     }
-    wait_until("the ends to be noticed", 20, || server.containers().is_empty().then_some(()));
+    wait_until("the ends to be noticed", || server.containers().is_empty().then_some(()));
     server.stop();
 }

@@ -9,6 +9,9 @@ use crate::harness::{Server, http::Response};
 
 type Case = (&'static str, u16, &'static str);
 
+/// Of the function for those that say nothing.
+const LIMIT: &str = "4 s";
+
 /// Behaviour, status, and what the answer (or its message) contains.
 const ANSWERS: &[Case] = &[
     ("status:200", 200, "said so"),
@@ -35,9 +38,9 @@ const ANSWERS: &[Case] = &[
 const TAKERS: &[Case] = &[
     ("huge-head", 502, "FN_MAX_HDR_RESPONSE_SIZE"),
     ("endless-head", 502, ""),
-    ("late:10000", 504, "2 s"),
-    ("drip:1", 504, "2 s"),
-    ("never", 504, "2 s"),
+    ("late:100000", 504, LIMIT),
+    ("drip:1", 504, LIMIT),
+    ("never", 504, LIMIT),
     ("close", 502, ""),
     ("close-mid-body", 502, ""),
     ("exit:3", 502, "exited with code 3"),
@@ -60,7 +63,9 @@ fn takers_and_enders() {
 
 fn run_table(cases: &[Case]) {
     let Some(server) = Server::start(&[]) else { return };
-    let hostile = server.function("hostile", "hostile", json!({"timeout": 2}));
+    let patient = server.function("patient", "hostile", json!({}));
+    // For what nothing but the limit ends.
+    let limited = server.function("limited", "hostile", json!({"timeout": 4}));
     let echo = server.function("echo", "echo", json!({}));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -77,13 +82,14 @@ fn run_table(cases: &[Case]) {
         });
         let mut wrong = Vec::new();
         for (what, status, contains) in cases {
-            let answer = server.call(&hostile, &[("X-Do", what)], b"body");
+            let function = if *contains == LIMIT { &limited } else { &patient };
+            let answer = server.call(function, &[("X-Do", what)], b"body");
             println!("{what:<20} {} {}", answer.status, answer.text().chars().take(160).collect::<String>().trim());
             if answer.status != *status || !answer.text().contains(contains) || (answer.status != 200 && answer.message().is_empty()) {
                 wrong.push(format!("{what}: want {status} with '{contains}', got {} {}", answer.status, answer.text().chars().take(200).collect::<String>()));
             }
             for _ in 0..2 {
-                if let Err(problem) = own_answer(&server.call(&hostile, &[("X-Do", "request")], b"")) {
+                if let Err(problem) = own_answer(&server.call(function, &[("X-Do", "request")], b"")) {
                     wrong.push(format!("after {what}: {problem}"));
                 }
             }
@@ -119,7 +125,7 @@ fn fields_that_belong_to_a_connection_stay_on_it() {
 #[test]
 fn another_calls_id_is_never_passed_on() {
     let Some(server) = Server::start(&[]) else { return };
-    let hostile = server.function("hostile", "hostile", json!({"timeout": 2}));
+    let hostile = server.function("hostile", "hostile", json!({"timeout": 5}));
     let answer = server.call(&hostile, &[("X-Do", "wrong-id")], b"");
     println!("wrong-id: {} {}", answer.status, answer.text().trim());
     assert_ne!(answer.field("Fn-Call-Id"), Some("01HF7YAT3V180G40RZJ0000001"));

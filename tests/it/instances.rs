@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
-use crate::harness::{Server, http, together, wait_until};
+use crate::harness::{Held, Server, together, wait_until};
 
 #[test]
 fn a_minimum_is_kept_up_before_anybody_calls() {
@@ -17,7 +17,7 @@ fn a_minimum_is_kept_up_before_anybody_calls() {
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert_eq!(server.queue(&echo, "idle"), 2, "the minimum stays beyond the idle time");
     server.manage("DELETE", &format!("/v2/fns/{echo}"), &json!(null));
-    wait_until("the end of a deleted function's containers", 10, || server.containers().is_empty().then_some(()));
+    wait_until("the end of a deleted function's containers", || server.containers().is_empty().then_some(()));
     server.stop();
 }
 
@@ -48,19 +48,19 @@ fn a_container_is_replaced_after_its_number_of_calls() {
 fn a_changed_function_parts_with_its_old_containers() {
     let Some(server) = Server::start(&[]) else { return };
     let echo = server.function("echo", "echo", json!({}));
-    let both = together(2, |_| server.good_call(&echo, &[("X-Sleep-Ms", "1500")], b""));
+    let both = [server.hold(&echo), server.hold(&echo)].map(Held::release);
+    server.await_queue(&echo, "idle", 2);
     let old: HashSet<_> = both.iter().filter_map(|a| a.field("X-Instance").map(str::to_owned)).collect();
-    assert_eq!((old.len(), server.containers().len()), (2, 2), "two slow calls at a time");
-    let mut running = server.begin_call(&echo, &[("X-Sleep-Ms", "3000")]);
-    server.await_queue(&echo, "busy", 1);
+    assert_eq!((old.len(), server.containers().len()), (2, 2), "two calls at a time");
+    let running = server.hold(&echo);
     server.manage("PUT", &format!("/v2/fns/{echo}"), &json!({"config": {"A": "b"}}));
-    wait_until("the idle one's end", 10, || (server.containers().len() == 1).then_some(()));
+    wait_until("the idle one's end", || (server.containers().len() == 1).then_some(()));
     let new = server.good_call(&echo, &[], b"");
     assert!(!old.contains(new.field("X-Instance").expect("an instance")), "the new configuration has its own container");
-    let answer = http::finish(&mut running).expect("the running call's answer");
+    let answer = running.release();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(old.contains(answer.field("X-Instance").expect("an instance")));
-    wait_until("the busy one's end", 10, || (server.containers().len() == 1).then_some(()));
+    wait_until("the busy one's end", || (server.containers().len() == 1).then_some(()));
     assert_eq!(server.good_call(&echo, &[], b"").field("X-Instance"), new.field("X-Instance"));
     server.stop();
 }

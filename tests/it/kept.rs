@@ -14,7 +14,7 @@ use crate::harness::{Folder, Server, together, wait_until};
 
 /// A call's record once it is in one of these states.
 fn await_status(server: &Server, function: &str, call: &str, wanted: &str) -> Value {
-    wait_until(&format!("{call} to be {wanted}"), 60, || {
+    wait_until(&format!("{call} to be {wanted}"), || {
         let response = server.send("GET", &format!("/v2/fns/{function}/calls/{call}"), b"");
         Some(response.json()).filter(|record| response.status == 200 && record["status"] == wanted)
     })
@@ -92,8 +92,8 @@ fn a_call_that_waits_for_its_time_can_be_cancelled() {
 #[test]
 fn errors_are_written_down_and_all_calls_if_asked() {
     let Some(server) = Server::start(&[("HOB_CALL_RECORDS", "all")]) else { return };
-    let echo = server.function("echo", "echo", json!({"timeout": 1}));
-    let ids: Vec<String> = [("X-A", "b"), ("X-Status", "502"), ("X-Sleep-Ms", "5000")]
+    let echo = server.function("echo", "echo", json!({"timeout": 4}));
+    let ids: Vec<String> = [("X-A", "b"), ("X-Status", "502"), ("X-Sleep-Ms", "60000")]
         .iter()
         .map(|field| server.call(&echo, &[*field], b"abc").field("Fn-Call-Id").expect("an id").to_owned())
         .collect();
@@ -214,13 +214,13 @@ fn a_kill_loses_no_accepted_call() {
             server.signal(Signal::KILL);
             stream.join().expect("the stream")
         }));
-        server.wait(10);
+        server.wait();
         interrupted(&folder).into_iter().for_each(|id| *cut.entry(id).or_default() += 1);
     }
     let Some(server) = Server::start_in(folder, &env) else { return };
     let (mut repeated, mut runs) = (0, 0);
     for call in &accepted {
-        let record = wait_until(&format!("{call} to have run"), 600, || {
+        let record = wait_until(&format!("{call} to have run"), || {
             let record = server.manage("GET", &format!("/v2/fns/{function}/calls/{call}"), &Value::Null);
             (record["status"] == "success").then_some(record)
         });
@@ -230,7 +230,7 @@ fn a_kill_loses_no_accepted_call() {
         repeated += u64::from(attempts > 1);
     }
     // A call may be on disk whose client never saw its 202.
-    wait_until("the queue to be empty", 600, || {
+    wait_until("the queue to be empty", || {
         let gauges = server.send("GET", "/metrics", b"").text();
         gauges.lines().any(|line| line == "hob_detached_queued 0").then_some(())
     });
@@ -251,14 +251,27 @@ fn kills_before_the_function_was_asked_cost_no_run() {
             call = detach(&server, &function, &[], b"");
         }
         // What the kill before this one left goes first.
-        wait_until("a container on its way", 30, || (server.containers().len() == 1).then_some(()));
+        wait_until("a container on its way", || (server.containers().len() == 1).then_some(()));
         server.signal(Signal::KILL);
-        server.wait(10);
+        server.wait();
     }
     let Some(server) = Server::start_in(folder, &env) else { return };
     let record = await_status(&server, &function, &call, "success");
     assert_eq!(record["attempts"], 1, "{record}");
     server.stop();
+}
+
+/// A call of `echo` that runs until its server ends, and after `let_end` and the
+/// next start is over at once.
+const AS_CONFIGURED: (&str, &str) = ("X-Sleep-Ms", "config");
+
+fn endless() -> Value {
+    json!({"SLEEP_MS": "1000000"})
+}
+
+/// Runs that begin from now on end; those under way do not.
+fn let_end(server: &Server, function: &str) {
+    server.manage("PUT", &format!("/v2/fns/{function}"), &json!({"config": {"SLEEP_MS": "0"}}));
 }
 
 /// A run that a kill has cut is made up for beyond those that may fail, but not
@@ -270,15 +283,18 @@ fn runs_that_kills_cut_are_made_up_for() {
     for round in 0..3 {
         let Some(mut server) = Server::start_in(folder.clone(), &env) else { return };
         if round == 0 {
-            let once = json!({"annotations": {"hob/max-attempts": 1}});
-            let functions = [server.function("often", "echo", json!({})), server.function("once", "echo", once)];
-            calls = functions.map(|function| (detach(&server, &function, &[("X-Sleep-Ms", "4000")], b""), function)).into_iter().collect();
+            let once = json!({"annotations": {"hob/max-attempts": 1}, "config": endless()});
+            let functions = [server.function("often", "echo", json!({"config": endless()})), server.function("once", "echo", once)];
+            calls = functions.map(|function| (detach(&server, &function, &[AS_CONFIGURED], b""), function)).into_iter().collect();
         }
         for (call, function) in &calls[..if round == 0 { 2 } else { 1 }] {
             await_status(&server, function, call, "running");
         }
+        if round == 2 {
+            let_end(&server, &calls[0].1);
+        }
         server.signal(Signal::KILL);
-        server.wait(10);
+        server.wait();
     }
     let Some(server) = Server::start_in(folder, &env) else { return };
     let often = await_status(&server, &calls[0].1, &calls[0].0, "success");
@@ -293,11 +309,12 @@ fn runs_that_kills_cut_are_made_up_for() {
 fn a_cut_run_takes_no_failure_from_a_call() {
     let (folder, env) = (Folder::new(), [("HOB_DETACHED_ATTEMPTS", "2")]);
     let Some(mut server) = Server::start_in(folder.clone(), &env) else { return };
-    let echo = server.function("echo", "echo", json!({}));
-    let call = detach(&server, &echo, &[("X-Sleep-Ms", "1500"), ("X-Status", "502")], b"");
+    let echo = server.function("echo", "echo", json!({"config": endless()}));
+    let call = detach(&server, &echo, &[AS_CONFIGURED, ("X-Status", "502")], b"");
     await_status(&server, &echo, &call, "running");
+    let_end(&server, &echo);
     server.signal(Signal::KILL);
-    server.wait(10);
+    server.wait();
     let Some(server) = Server::start_in(folder, &env) else { return };
     let record = await_status(&server, &echo, &call, "error");
     assert_eq!((&record["attempts"], &record["error"]), (&json!(3), &json!("function failed")), "one that was cut, two that failed: {record}");
@@ -309,10 +326,11 @@ fn a_cut_run_takes_no_failure_from_a_call() {
 fn a_run_that_a_stop_cuts_counts_and_is_made_up_for() {
     let (folder, env) = (Folder::new(), [("HOB_DETACHED_ATTEMPTS", "2"), ("HOB_DRAIN_MSECS", "1")]);
     let Some(server) = Server::start_in(folder.clone(), &env) else { return };
-    let once = json!({"annotations": {"hob/max-attempts": 1}});
-    let functions = [server.function("often", "echo", json!({})), server.function("once", "echo", once)];
-    let calls = functions.map(|function| (detach(&server, &function, &[("X-Sleep-Ms", "3000")], b""), function));
+    let once = json!({"annotations": {"hob/max-attempts": 1}, "config": endless()});
+    let functions = [server.function("often", "echo", json!({"config": endless()})), server.function("once", "echo", once)];
+    let calls = functions.map(|function| (detach(&server, &function, &[AS_CONFIGURED], b""), function));
     calls.iter().for_each(|(call, function)| drop(await_status(&server, function, call, "running")));
+    let_end(&server, &calls[0].1);
     server.stop();
     let Some(server) = Server::start_in(folder, &env) else { return };
     let often = await_status(&server, &calls[0].1, &calls[0].0, "success");
@@ -373,12 +391,12 @@ fn a_full_disk_loses_no_accepted_call() {
     assert!(refused.field("Retry-After").is_some() && accepted.len() > 10, "{refused:?}");
     assert_eq!(server.good_call(&echo, &[], b"as ever").text(), "as ever");
     std::fs::remove_file(ballast).expect("removed");
-    wait_until("room again", 20, || {
+    wait_until("room again", || {
         let answer = server.call(&echo, &fields, b"small");
         (answer.status == 202).then(|| accepted.push(answer.field("Fn-Call-Id").expect("an id").to_owned()))
     });
     server.signal(Signal::KILL);
-    server.wait(10);
+    server.wait();
     let Some(server) = Server::start_in(folder.clone(), &env) else { return };
     for call in &accepted {
         await_status(&server, &echo, call, "queued");

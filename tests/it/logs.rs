@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::harness::{Server, http, kill_container, remove_container, wait_until};
 
 fn await_log(server: &Server, what: &str) {
-    wait_until(&format!("'{what}' in the log"), 20, || server.log().contains(what).then_some(()));
+    wait_until(&format!("'{what}' in the log"), || server.log().contains(what).then_some(()));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn odd_output_cannot_forge_a_line() {
     server.good_call(&id, &[("X-Do", "say-odd")], b"");
     await_log(&server, "stdout: forged\\r2026-11-24 ERROR hob: all is lost\\u{1b}[2J \\xff\\xfe end");
     let x = |n: usize| format!("stdout: {}\n", "x".repeat(n));
-    wait_until("the long line in pieces", 20, || {
+    wait_until("the long line in pieces", || {
         let log = server.log();
         (log.matches(&x(4096)).count() == 2 && log.contains(&x(10_000 - 8192))).then_some(())
     });
@@ -107,7 +107,7 @@ fn containers_removed_behind_the_servers_back_are_noticed() {
     for round in 0..3 {
         assert_eq!(server.good_call(&echo, &[], b"one").text(), "one", "round {round}");
         remove_container(&server.containers()[0]);
-        wait_until("the server to know", 20, || (server.queue(&echo, "containers") == 0).then_some(()));
+        wait_until("the server to know", || (server.queue(&echo, "containers") == 0).then_some(()));
     }
     for end in [remove_container, kill_container] {
         server.good_call(&echo, &[], b"warm");

@@ -67,20 +67,20 @@ fn resident_kib(pid: u32) -> u64 {
     status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|v| v.trim().trim_end_matches(" kB").parse().ok()).expect("VmRSS")
 }
 
-/// Not measured in megabytes per call: memory after 2,000 calls is near that
-/// after 200. The absolute number is printed (SPECIFICATION.md holds the
-/// release build's).
+/// 32 MB pass through; half of that would be a leak of them, less is what a
+/// scheduler does with threads and their memory. The absolute numbers are printed
+/// (SPECIFICATION.md holds the release build's).
 #[test]
 fn memory_does_not_grow_with_calls() {
     let Some(server) = Server::start(&[]) else { return };
     println!("idle resident memory: {} KiB", resident_kib(server.pid()));
     let echo = server.function("echo", "echo", json!({}));
-    let round = |calls: usize| together(4, |_| (0..calls / 4).for_each(|_| drop(server.good_call(&echo, &[], &[b'm'; 4096]))));
+    let round = |calls: usize| together(4, |_| (0..calls / 4).for_each(|_| drop(server.good_call(&echo, &[], &[b'm'; 16_000]))));
     round(200);
     let before = resident_kib(server.pid());
     round(2_000);
     let after = resident_kib(server.pid());
     println!("resident memory: {before} KiB after 200 calls, {after} KiB after 2,200");
-    assert!(after < before + 8 * 1024, "{before} → {after} KiB");
+    assert!(after < before + 16 * 1024, "{before} → {after} KiB");
     server.stop();
 }

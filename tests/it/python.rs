@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -21,7 +20,7 @@ struct Python<'a> {
 impl Python<'_> {
     fn new<'a>(server: &'a Server, image: &str, name: &str, more: &Value) -> Python<'a> {
         // The defaults of Fn: 128 MiB must do.
-        let mut spec = json!({"memory": 128, "timeout": 30});
+        let mut spec = json!({"memory": 128});
         spec.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
         let id = server.function_of(name, image, spec);
         let app = server.manage("GET", &format!("/v2/fns/{id}"), &Value::Null)["app_id"].clone();
@@ -45,7 +44,7 @@ impl Python<'_> {
     }
 
     fn logs(&self, what: &str) {
-        wait_until(&format!("'{what}' in the log"), 20, || self.server.log().contains(what).then_some(()));
+        wait_until(&format!("'{what}' in the log"), || self.server.log().contains(what).then_some(()));
     }
 }
 
@@ -59,7 +58,7 @@ fn the_official_fdk_works_unmodified() {
     let Some(server) = Server::start(&[("FN_FREEZE_IDLE_MSECS", "50")]) else { return };
     let Some(image) = python::image(&server, "echo-python") else { return };
     what_goes_in_and_comes_out(&Python::new(&server, &image, "py", &json!({"config": {"COLOUR": "red", "SAME": "fn"}})));
-    failures_are_told_as_the_fdk_means_them(&Python::new(&server, &image, "fails", &json!({"timeout": 2})));
+    failures_are_told_as_the_fdk_means_them(&Python::new(&server, &image, "fails", &json!({})), &Python::new(&server, &image, "slow", &json!({"timeout": 5})));
     what_a_call_prints_is_its_own(&Python::new(&server, &image, "says", &json!({})));
     fifty_callers_get_fifty_answers(&Python::new(&server, &image, "many", &json!({"annotations": {"hob/max-instances": 4}})));
     hot_frozen_thawed_and_later(&Python::new(&server, &image, "rests", &json!({})));
@@ -119,7 +118,7 @@ fn the_context(python: &Python<'_>) {
     assert!(deadline.len() == 20 && deadline.ends_with('Z'), "{deadline}");
     let at = seconds(deadline);
     let now = seen["now"].as_f64().expect("a number");
-    assert!(at >= now + 20.0 && at <= now + 30.0, "{at} {now}");
+    assert!(at >= now && at <= now + 120.0, "{at} {now}");
     assert_eq!(
         (values(&answer, "X-Instance").len(), answer.field("Fn-Fdk-Version").is_some_and(|v| v.starts_with("fdk-python/"))),
         (1, true),
@@ -159,7 +158,7 @@ fn through_the_trigger(python: &Python<'_>) {
     assert_eq!(answer.field("Fn-Http-Status"), None, "{}", answer.head);
 }
 
-fn failures_are_told_as_the_fdk_means_them(python: &Python<'_>) {
+fn failures_are_told_as_the_fdk_means_them(python: &Python<'_>, slow: &Python<'_>) {
     let first = python.good("echo", &[], b"").field("X-Instance").map(str::to_owned);
     let answer = python.ask("raise:as asked", &[], b"");
     assert_eq!((answer.status, answer.message()), (502, "function failed".to_owned()));
@@ -171,11 +170,10 @@ fn failures_are_told_as_the_fdk_means_them(python: &Python<'_>) {
     let next = python.good("echo", &[], b"well");
     assert_eq!((next.text().as_str(), next.field("X-Instance")), ("well", first.as_deref()), "an exception costs no container");
 
-    let begun = Instant::now();
-    let answer = python.ask("sleep:30", &[], b"");
-    assert!(answer.status == 504 && answer.message().contains("2 s"), "{answer:?}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    let next = python.good("echo", &[], b"anew");
+    let first = slow.good("echo", &[], b"").field("X-Instance").map(str::to_owned);
+    let answer = slow.ask("sleep:600", &[], b"");
+    assert!(answer.status == 504 && answer.message().contains("5 s"), "{answer:?}");
+    let next = slow.good("echo", &[], b"anew");
     assert_ne!(next.field("X-Instance"), first.as_deref(), "over its time: another container");
 
     let answer = python.ask("exit:3", &[], b"");
@@ -214,7 +212,7 @@ fn hot_frozen_thawed_and_later(python: &Python<'_>) {
         assert_eq!((next.field("X-Instance"), next.field("X-Count")), (first.field("X-Instance"), Some(n.to_string().as_str())), "one container");
     }
     for _ in 0..3 {
-        wait_until("the freezer", 20, || {
+        wait_until("the freezer", || {
             let state = python.server.send("GET", "/debug/state", b"").json();
             let mine = state["queues"].as_array()?.iter().find(|queue| queue["fn_id"] == python.id)?;
             (mine["idle"][0]["state"] == "frozen").then_some(())
@@ -227,7 +225,7 @@ fn hot_frozen_thawed_and_later(python: &Python<'_>) {
     let answer = python.ask("hello", &[("Fn-Invoke-Type", "detached")], br#"{"name":"later"}"#);
     assert_eq!((answer.status, answer.body.len()), (202, 0), "{answer:?}");
     let path = format!("/v2/fns/{}/calls/{}", python.id, answer.field("Fn-Call-Id").expect("an id"));
-    wait_until("the detached call", 30, || {
+    wait_until("the detached call", || {
         let record = python.server.send("GET", &path, b"");
         (record.status == 200 && record.json()["status"] == "success").then_some(())
     });

@@ -59,7 +59,7 @@ fn amid_load(server: &Server, functions: &[String], tally: &Tally, end: impl FnO
             let (function, ended) = (&functions[n % functions.len()], &ended);
             scope.spawn(move || caller(server.address, function, n, tally, ended));
         }
-        wait_until("calls under way", 30, || (tally.answered.load(Ordering::SeqCst) >= 40).then_some(()));
+        wait_until("calls under way", || (tally.answered.load(Ordering::SeqCst) >= 40).then_some(()));
         let told = Instant::now();
         end();
         ended.store(true, Ordering::SeqCst);
@@ -78,7 +78,7 @@ fn sigterm_under_load_leaves_no_request_without_an_answer() {
         let told = amid_load(&server, &functions, &tally, || {
             server.signal(Signal::TERM);
             // The callers go on until nobody takes their connections.
-            wait_until("the listener's end", 10, || TcpStream::connect(server.address).is_err().then_some(()));
+            wait_until("the listener's end", || TcpStream::connect(server.address).is_err().then_some(()));
         });
         let lost: Vec<_> = tally.unanswered.into_inner().expect("list").into_iter().filter(|(sent, _)| *sent < told).collect();
         assert!(lost.is_empty(), "round {round}: sent before the signal and never answered: {lost:?}");
@@ -92,7 +92,7 @@ fn sigterm_under_load_leaves_no_request_without_an_answer() {
 /// What an engine was still making when the server was killed appears after
 /// the next start's first look.
 fn nothing_left(server: &Server) {
-    wait_until("the end of what the kill left", 20, || (server.containers().is_empty() && server.socket_folders() == 0).then_some(()));
+    wait_until("the end of what the kill left", || (server.containers().is_empty() && server.socket_folders() == 0).then_some(()));
 }
 
 /// After a kill amid load the next start removes what is left and knows what
@@ -117,7 +117,7 @@ fn kills_under_load_leave_nothing_behind() {
         known.push(new.clone());
         let tally = Tally::default();
         amid_load(&server, &[new], &tally, || server.signal(Signal::KILL));
-        assert_eq!(server.wait(10), None, "killed");
+        assert_eq!(server.wait(), None, "killed");
     }
     let Some(server) = Server::start_in(folder, &[]) else { return };
     nothing_left(&server);

@@ -39,10 +39,10 @@ fn a_function_has_a_small_tmpfs_for_its_socket_and_nothing_of_it_stays() {
     let left = || mounts("self", &folder.path).len();
     assert_eq!(left(), usize::from(!sandbox::chosen()));
     server.signal(Signal::KILL);
-    server.wait(10);
+    server.wait();
     drop(server);
     let Some(server) = Server::start_in(folder.clone(), &[]) else { return };
-    wait_until("the mounts of the killed server to go", 20, || (left() == 0).then_some(()));
+    wait_until("the mounts of the killed server to go", || (left() == 0).then_some(()));
     server.good_call(&echo, &[], b"");
     server.stop();
     assert_eq!(left(), 0);

@@ -42,7 +42,7 @@ fn what_containers_use_is_told_by_function_and_outlives_them() {
 
     // What is gone has used what it has used.
     let before = value("hob_container_cpu_seconds_total", &echo);
-    wait_until("the removal of an idle container", 20, || (server.containers().len() == 1).then_some(()));
+    wait_until("the removal of an idle container", || (server.containers().len() == 1).then_some(()));
     let text = metrics();
     assert!(of(&text, "hob_container_cpu_seconds_total", &echo).is_some_and(|after| after >= before), "{text}");
     assert_eq!(of(&text, "hob_container_memory_bytes", &echo), Some(0.0), "{text}");

@@ -1,5 +1,6 @@
 //! Sends the body back. Request headers ask for more: `X-Sleep-Ms: 100` waits
-//! first, `X-Status: 502` answers with that status, `X-Exit: 3` ends the
+//! first (`X-Sleep-Ms: config` as long as its configuration's `SLEEP_MS` says, so
+//! that it can be changed for calls made already), `X-Status: 502` answers with that status, `X-Exit: 3` ends the
 //! process with that code instead of answering, `X-Panic: 1` panics, `X-Size:
 //! 1000` answers that many bytes. `X-Pid` of the answer is the process's id,
 //! `X-Instance` differs for each started process, `X-Count` counts its calls.
@@ -18,7 +19,9 @@ fn main() {
 fn answer<'a>(request: &fdk::Request<'a>, instance: &str) -> fdk::Response<'a> {
     let count = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
     let number = |name: &str| request.header(name).and_then(|v| v.parse::<u64>().ok());
-    if let Some(ms) = number("X-Sleep-Ms") {
+    let configured = || std::env::var("SLEEP_MS").ok()?.parse().ok();
+    let sleep = if request.header("X-Sleep-Ms") == Some("config") { configured() } else { number("X-Sleep-Ms") };
+    if let Some(ms) = sleep {
         std::thread::sleep(Duration::from_millis(ms));
     }
     if let Some(code) = number("X-Exit") {

@@ -60,7 +60,7 @@ impl Told {
 
     /// Waits for the first exit.
     pub(super) fn first(&self) -> Exit {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(120);
         let mut exits = self.exits.lock();
         while exits.is_empty() {
             assert!(!self.bell.wait_until(&mut exits, until).timed_out(), "no exit was told");
@@ -208,7 +208,7 @@ impl Drop for Folder {
 
 /// Looks every few ms until there is something, at most 20 s.
 pub(super) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(120);
     let idle = (Mutex::new(()), Condvar::new());
     loop {
         if let Some(found) = look() {

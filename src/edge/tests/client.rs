@@ -50,7 +50,7 @@ impl Client {
 
     pub(in crate::edge) fn over(stream: TcpStream) -> Client {
         stream.set_nodelay(true).expect("nodelay");
-        stream.set_read_timeout(Some(Duration::from_secs(15))).expect("time-out");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("time-out");
         Client { stream, buf: Vec::new(), was_head: false }
     }
 
@@ -152,6 +152,6 @@ impl Client {
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
             other => panic!("not silent: {other:?} {:?}", String::from_utf8_lossy(&self.buf)),
         }
-        self.stream.set_read_timeout(Some(Duration::from_secs(15))).expect("time-out");
+        self.stream.set_read_timeout(Some(Duration::from_secs(120))).expect("time-out");
     }
 }

@@ -42,7 +42,7 @@ impl Api {
     }
 
     fn next(&self) -> String {
-        self.requests.recv_timeout(std::time::Duration::from_secs(10)).expect("a request")
+        self.requests.recv_timeout(std::time::Duration::from_secs(120)).expect("a request")
     }
 }
 

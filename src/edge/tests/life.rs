@@ -25,9 +25,9 @@ fn ask(bench: &Bench, name: &str) -> String {
     format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", bench.path(name))
 }
 
-/// A call that watches its client until the bench is released.
-fn watched() -> Setup {
-    Setup::new().function("watched", |_, caller, stand| {
+/// A call that watches its client for so long at most.
+fn watched(seconds: u64) -> Setup {
+    Setup::new().function("watched", move |_, caller, stand| {
         let (tell, told) = crossbeam_channel::bounded(4);
         let guard = caller
             .watch(Arc::new(move || {
@@ -35,7 +35,7 @@ fn watched() -> Setup {
             }))
             .expect("a watch");
         stand.held.fetch_add(1, Ordering::SeqCst);
-        let gone = told.recv_timeout(Duration::from_secs(2)).is_ok();
+        let gone = told.recv_timeout(Duration::from_secs(seconds)).is_ok();
         drop(guard);
         if gone {
             stand.gone.fetch_add(1, Ordering::SeqCst);
@@ -112,7 +112,7 @@ fn several_requests_then_half_close_are_all_answered() {
 
 #[test]
 fn a_reset_client_is_gone() {
-    let bench = watched().start();
+    let bench = watched(120).start();
     let mut client = bench.connect();
     client.send(ask(&bench, "watched"));
     until("the call runs", || bench.held() == 1);
@@ -124,7 +124,7 @@ fn a_reset_client_is_gone() {
 
 #[test]
 fn a_closed_client_is_found_by_a_probe() {
-    let bench = watched().start();
+    let bench = watched(120).start();
     let mut client = bench.connect();
     client.send(ask(&bench, "watched"));
     until("the call runs", || bench.held() == 1);
@@ -135,7 +135,7 @@ fn a_closed_client_is_found_by_a_probe() {
 
 #[test]
 fn a_half_closed_client_that_waits_is_not_gone() {
-    let bench = watched().start();
+    let bench = watched(2).start();
     let mut client = bench.connect();
     client.send(ask(&bench, "watched"));
     client.finish();
@@ -147,7 +147,7 @@ fn a_half_closed_client_that_waits_is_not_gone() {
 
 #[test]
 fn a_half_closed_http_1_0_client_is_not_probed() {
-    let bench = watched().start();
+    let bench = watched(2).start();
     let mut client = bench.connect();
     client.send(ask(&bench, "watched").replace("HTTP/1.1", "HTTP/1.0"));
     client.finish();

@@ -192,7 +192,7 @@ fn a_silent_body_is_a_408() {
 
 #[test]
 fn a_slow_head_is_a_408_and_costs_no_thread() {
-    let bench = Setup::new().set("FN_REQUEST_HEADER_READ_TIMEOUT", "300ms").start();
+    let bench = Setup::new().set("FN_REQUEST_HEADER_READ_TIMEOUT", "3s").start();
     let mut clients: Vec<_> = (0..50).map(|_| bench.connect()).collect();
     for client in &mut clients {
         client.send("POST /invoke/x HTTP/1.1\r\nHost:");
@@ -201,14 +201,14 @@ fn a_slow_head_is_a_408_and_costs_no_thread() {
     let started = Instant::now();
     // Trickling does not buy time: the deadline is that of the first byte.
     let mut trickler = bench.connect();
-    while started.elapsed() < Duration::from_millis(900) && trickler.stream.peer_addr().is_ok() {
+    while started.elapsed() < Duration::from_secs(60) {
         trickler.send_maybe("G");
         trickler.stream.set_read_timeout(Some(Duration::from_millis(20))).expect("time-out");
         if trickler.stream.peek(&mut [0; 1]).is_ok() {
             break;
         }
     }
-    trickler.stream.set_read_timeout(Some(Duration::from_secs(5))).expect("time-out");
+    trickler.stream.set_read_timeout(Some(Duration::from_secs(120))).expect("time-out");
     assert_eq!(trickler.answer().status, 408);
     for client in &mut clients {
         let answer = client.answer();
@@ -220,7 +220,7 @@ fn a_slow_head_is_a_408_and_costs_no_thread() {
 
 #[test]
 fn an_idle_connection_is_closed_silently() {
-    let bench = Setup::new().set("FN_HTTP_IDLE_TIMEOUT", "200ms").start();
+    let bench = Setup::new().set("FN_HTTP_IDLE_TIMEOUT", "2s").start();
     let mut fresh = bench.connect();
     let mut used = bench.connect();
     used.send(bench.post("Content-Length: 0\r\n", ""));

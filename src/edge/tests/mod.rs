@@ -272,7 +272,7 @@ impl Drop for Bench {
 /// Waits for a condition, with a deadline.
 #[track_caller]
 pub(super) fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let (_keep, never) = crossbeam_channel::bounded::<()>(1);
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");

@@ -12,7 +12,7 @@ use super::{Line, Log, LogOptions, LogSink, Logs, Turn, Voice};
 use crate::driver::{Framing, Output, Stream};
 use crate::model::Id;
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(120);
 
 /// Remembers what it was given.
 #[derive(Default)]

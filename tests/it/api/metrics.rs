@@ -99,12 +99,12 @@ fn calls_are_counted_by_what_they_became() {
     }
     assert_eq!(api.ask("DELETE", "/t/app/t", "").status, 200);
     assert_eq!(api.server.call(&hostile, &[("X-Do", "never")], b"").status, 504);
-    drop(api.server.begin_call(&echo, &[("X-Sleep-Ms", "10000")]));
+    drop(api.server.begin_call(&echo, &[("X-Sleep-Ms", "100000")]));
     let series = |method: &str, path: &str, status: u16, blame: &str| {
         format!("fn_api_response_count{{method=\"{method}\",path=\"{path}\",status=\"{status}\",blame=\"{blame}\"}}")
     };
     let left = series("POST", "/invoke/:fn_id", 444, "service");
-    let all = wait_until("the client that left is counted", 20, || {
+    let all = wait_until("the client that left is counted", || {
         let all = samples(&api.ask("GET", "/metrics", "").text());
         all.contains_key(&left).then_some(all)
     });

@@ -8,14 +8,14 @@ use serde_json::json;
 
 use super::{Case, Fate, answers, bodies, chunks, ends, floods, heads, hogs, late, order, sockets};
 use super::{delete, delete_last, turn};
-use crate::harness::{Server, http::Response, sandbox};
+use crate::harness::{PATIENCE, Server, http::Response, sandbox};
 
 /// Callers of the function that has nothing to do with it.
 const NEIGHBOURS: usize = 2;
 /// Between two calls of a caller that only watches.
 const PAUSE: Duration = Duration::from_millis(15);
 /// A function that lost its container serves again within this.
-const AGAIN_WITHIN: Duration = Duration::from_secs(60);
+const AGAIN_WITHIN: Duration = PATIENCE;
 
 /// Cases that one function runs through in turn.
 pub(crate) struct Lane {
@@ -211,18 +211,18 @@ fn all_lanes(trap: &str) -> Vec<Lane> {
         lanes.push(Lane::new(["heads 1", "heads 2"][n], share(heads::cases(), n, 2)));
         lanes.push(Lane::new(["answers 1", "answers 2"][n], share(answers::cases(), n, 2)));
         lanes.push(Lane::new(["chunks 1", "chunks 2"][n], share(chunks::cases(), n, 2)));
-        lanes.push(Lane::new(["late 1", "late 2"][n], share(late::cases(), n, 2)).timeout(1));
-        lanes.push(Lane::new(["sockets 1", "sockets 2"][n], share(sockets::cases(trap), n, 2)).timeout(3));
+        lanes.push(Lane::new(["late 1", "late 2"][n], share(late::cases(), n, 2)).timeout(2));
+        lanes.push(Lane::new(["sockets 1", "sockets 2"][n], share(sockets::cases(trap), n, 2)).timeout(10));
     }
     lanes.extend([
         Lane::new("lengths", chunks::lengths()),
         Lane::new("bodies", bodies::cases()),
         Lane::new("ends", ends::cases()),
         Lane::new("order", order::on_fresh_connections()),
-        Lane::new("order, kept", order::on_kept_connections()).timeout(3).keeps(),
-        Lane::new("late, kept", late::on_kept_connections()).timeout(1).keeps(),
+        Lane::new("order, kept", order::on_kept_connections()).timeout(10).keeps(),
+        Lane::new("late, kept", late::on_kept_connections()).timeout(2).keeps(),
         Lane::new("floods", floods::cases()),
-        Lane::new("hogs", hogs::cases()).timeout(5),
+        Lane::new("hogs", hogs::cases()).timeout(10),
     ]);
     lanes
 }

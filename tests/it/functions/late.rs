@@ -23,9 +23,9 @@ pub(crate) fn cases() -> Vec<Case> {
         case("trailers that drip", rule, [say("HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶0¶A: "), drip(30, &long)], late),
         case("interim answers that drip", rule, [drip(5, &"HTTP/1.1 100 C¶¶".repeat(16)), "hang".into()], late),
         case("a streamed body that stops", rule, [say("HTTP/1.1 200 OK¶Content-Length: 200000¶¶"), super::rep(100_000, "x"), "hang".into()], &["cut"]),
-        case("too late, to the next caller", rule, [wait(1_500), bare("evil")], late),
-        case("too late, and then for ever", rule, [wait(1_200), super::endless("HTTP/1.1 200 OK¶Content-Length: 4¶¶evil")], late),
-        case("stops itself", rule, [step("signal:19"), wait(1_500), bare("evil")], late),
+        case("too late, to the next caller", rule, [wait(60_000), bare("evil")], late),
+        case("too late, and then for ever", rule, [wait(60_000), super::endless("HTTP/1.1 200 OK¶Content-Length: 4¶¶evil")], late),
+        case("stops itself", rule, [step("signal:19"), wait(60_000), bare("evil")], late),
         case("ignores SIGTERM", rule, ["ignore-term".into(), "hang".into()], late),
         case("stops reading its socket", rule, ["no-accept".into(), bare("last")], &["200 last"]).spoils(),
         case(

@@ -46,7 +46,7 @@ fn delete(server: &Server, function: &str) {
 /// removals: how long a stop takes behind a backlog is not the question here.
 fn delete_last(server: &Server, function: &str) {
     delete(server, function);
-    wait_until("the removals of deleted functions' containers", 120, || server.containers().is_empty().then_some(()));
+    wait_until("the removals of deleted functions' containers", || server.containers().is_empty().then_some(()));
 }
 
 /// One call of the hostile function.

@@ -120,9 +120,9 @@ fn limits(cases: &mut Vec<Case>) {
 fn ends(cases: &mut Vec<Case>) {
     for (door, line) in [("direct", "POST /invoke/@F"), ("trigger", "PUT /t/app/f?x")] {
         cases.push(
-            case("§3.4", format!("{door}: over its time"), line, "X-Wait-Ms: 60000¶", "")
+            case("§3.4", format!("{door}: over its time"), line, "X-Wait-Ms: 600000¶", "")
                 .status(504)
-                .answer("Timed out: the function ran longer than its timeout of 2 s"),
+                .answer("Timed out: the function ran longer than its timeout of 5 s"),
         );
         cases.push(case("§3.4", format!("{door}: it ends"), line, "X-Exit: 3¶", "").status(502).answer("error receiving function response"));
         cases.push(case("§3.4", format!("{door}: it ends well"), line, "X-Exit: 0¶", "").status(502).answer("error receiving function response"));

@@ -239,7 +239,7 @@ const LIMITS: &[(&str, &str)] =
 fn run(group: &str, sources: &[&str], cases: &[Case], least: usize) {
     assert!(cases.len() >= least, "{group} has {} cases", cases.len());
     let Some(server) = Server::start(LIMITS) else { return };
-    let function = server.function("mirror", "mirror", json!({"timeout": 2, "annotations": {"hob/max-instances": 2}}));
+    let function = server.function("mirror", "mirror", json!({"timeout": 5, "annotations": {"hob/max-instances": 2}}));
     let app = server.manage("GET", &format!("/v2/fns/{function}"), &Value::Null)["app_id"].clone();
     for (n, source) in sources.iter().enumerate() {
         let trigger = json!({"app_id": app, "fn_id": function, "name": format!("t{n}"), "type": "http", "source": source});

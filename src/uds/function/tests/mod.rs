@@ -236,7 +236,7 @@ impl Function {
 }
 
 const LIMITS: Limits = Limits { max_body: 1000, max_head: 2048, hold: 100 };
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(90);
 const SHORT: Duration = Duration::from_millis(80);
 
 struct Done {
@@ -283,7 +283,7 @@ fn expect(name: &str, make: impl Fn() -> Act, timeout: Duration, fate: Fate, che
     let done = call(&mut socket, timeout);
     assert!(check(&done), "{name}: {:?}, body {:?}, begun {:?}", done.result, done.client.body().map(|b| b.escape_ascii().to_string()), done.client.begun);
     assert_eq!(done.fate, fate, "{name}: {:?}", done.result);
-    assert!(done.took < timeout + Duration::from_secs(4), "{name} took {:?}", done.took);
+    assert!(done.took < timeout + Duration::from_secs(60), "{name} took {:?}", done.took);
     next_is_own(&function, &mut socket, fate, name);
 }
 
