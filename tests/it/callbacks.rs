@@ -3,14 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use base64::Engine;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Folder, Server, wait_until};
+use crate::harness::{Folder, PATIENCE, Server, wait_until};
 
 /// A request as it came.
 struct Told {
@@ -20,7 +19,7 @@ struct Told {
 
 impl Told {
     fn read(stream: &mut TcpStream) -> std::io::Result<Told> {
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let mut all = Vec::new();
         let mut piece = [0u8; 4096];
         loop {
@@ -92,7 +91,7 @@ fn the_end_of_a_call_is_told_signed_and_again_until_it_is_taken() {
     let told = endpoint(listener, vec![500, 302, 204, 410]);
     let call = detach(&server, &echo, &format!("http://{address}/done?x=1"), &[("Content-Type", "text/plain")]);
     for tries in 1..=3 {
-        let request = told.recv_timeout(Duration::from_secs(30)).expect("told");
+        let request = told.recv_timeout(PATIENCE).expect("told");
         assert!(request.head.starts_with("POST /done?x=1 HTTP/1.1\r\n"), "{}", request.head);
         assert_eq!((request.field("Fn-Call-Id"), request.field("Hob-Callback-Try")), (call.as_str(), tries.to_string().as_str()));
         let message = request.json();
@@ -104,7 +103,7 @@ fn the_end_of_a_call_is_told_signed_and_again_until_it_is_taken() {
     }
     // A failure is told too; who does not want it any more is left alone.
     let failed = detach(&server, &echo, &format!("http://{address}/"), &[("X-Status", "502")]);
-    let message = told.recv_timeout(Duration::from_secs(30)).expect("told").json();
+    let message = told.recv_timeout(PATIENCE).expect("told").json();
     assert_eq!((&message["call_id"], &message["status"], &message["error"]), (&json!(failed), &json!("error"), &json!("function failed")), "{message}");
     wait_until("it to be given up", || server.log().contains(&format!("callback of call {failed} to {address} failed (status 410")).then_some(()));
     for bad in ["ftp://x/", "/x", "http://user@x/"] {
@@ -155,6 +154,6 @@ fn a_callback_survives_a_kill_and_a_stop_does_not_wait_for_one() {
     drop(second);
     let Some(server) = Server::start_in(folder, &env) else { return };
     let told = endpoint(listener, vec![200]);
-    assert_eq!(told.recv_timeout(Duration::from_secs(30)).expect("told").json()["call_id"], json!(call));
+    assert_eq!(told.recv_timeout(PATIENCE).expect("told").json()["call_id"], json!(call));
     server.stop();
 }

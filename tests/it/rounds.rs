@@ -5,12 +5,12 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Folder, Server, http, wait_until};
+use crate::harness::{Folder, PATIENCE, Server, http, wait_until};
 
 const CALLERS: usize = 16;
 
@@ -32,7 +32,7 @@ fn caller(address: SocketAddr, function: &str, n: usize, tally: &Tally, ended: &
     let body = format!("caller {n}");
     while !ended.load(Ordering::SeqCst) {
         let Ok(mut stream) = TcpStream::connect(address) else { return };
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
+        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
         if stream.write_all(&http::request("HTTP/1.1", "POST", &format!("/invoke/{function}"), &[("X-Sleep-Ms", "5")], body.as_bytes())).is_err() {
             return;
         }
