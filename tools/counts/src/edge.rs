@@ -79,6 +79,7 @@ impl State {
         reply.field("X-Instance", black_box(b"1f3a"));
         reply.call_id(&Id::MIN);
         reply.own_fields(false, false);
-        reply.finish(200, black_box(&[b'x'; 64])).expect("nobody leaves");
+        let left = reply.finish_at_once(200, black_box(&[b'x'; 64])).expect("nobody leaves");
+        assert!(left.is_empty());
     }
 }

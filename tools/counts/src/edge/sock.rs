@@ -17,5 +17,9 @@ impl Sock {
         Ok(())
     }
 
+    pub(super) fn send_some(&self, parts: [&[u8]; 3]) -> Result<usize, ClientGone> {
+        Ok(black_box(parts).iter().map(|part| part.len()).sum())
+    }
+
     pub(super) fn make_close_abrupt(&self) {}
 }
