@@ -301,10 +301,8 @@ impl Keeper {
             state.spawner.take()
         };
         self.shared.changed.notify_all();
-        if let Some(mut running) = running {
-            // It sees the end of its socket, kills the cells, waits for them.
-            let _ = rustix::net::shutdown(&*running.control, rustix::net::Shutdown::Both);
-            let _ = running.child.wait();
+        if let Some(running) = running {
+            running.end();
         }
         self.shared.stop.fire();
         let reaper = self.reaper.lock().take();

@@ -39,6 +39,14 @@ pub(super) struct Running {
     pub(super) since: Instant,
 }
 
+impl Running {
+    /// Ends it: it sees the end of its socket, kills the cells, waits for them.
+    pub(super) fn end(mut self) {
+        let _ = rustix::net::shutdown(&*self.control, rustix::net::Shutdown::Both);
+        let _ = self.child.wait();
+    }
+}
+
 pub(super) fn start_spawner(options: &Options) -> Result<(Running, OwnedFd), SpawnerError> {
     let failed = |source| SpawnerError::Start { program: options.program.clone(), source };
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(|e| failed(e.into()))?;

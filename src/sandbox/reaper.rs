@@ -13,10 +13,12 @@ use super::process::start_spawner;
 use super::wire::{self, Tell};
 use crate::call::Exit;
 use crate::driver::ExitSink;
-use crate::pool::wait_for;
+use crate::pool::{Woke, wait_for};
 
-/// A spawner that ends sooner than this is not started again.
+/// A spawner that ends sooner than this is started again only after so long, then
+/// after twice as long, and so on.
 const SPAWNER_LIVES: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Told for a cell whose end was not told.
 const KILLED: i32 = 137;
 
@@ -31,6 +33,7 @@ impl Shared {
     /// The reaper thread: hears the spawner until the stop.
     pub(super) fn reap(&self, mut control: Arc<OwnedFd>) {
         self.fill();
+        let mut pause = Duration::ZERO;
         loop {
             let due = self.state.lock().spare.due();
             match self.wait(&control, due) {
@@ -48,14 +51,14 @@ impl Shared {
             }
             match wire::receive_packet::<Tell>(control.as_fd()) {
                 Ok(Some((tell, fds))) => self.heard(tell, fds),
-                Ok(None) | Err(_) => match self.spawner_died() {
-                    Some(new) => control = new,
-                    None => {
-                        // Nothing more will be heard; starts fail with a word.
-                        let _ = wait_for(self.stop.as_fd(), PollFlags::IN, None, None, None);
-                        return;
+                Ok(None) | Err(_) => {
+                    let lived = self.spawner_died();
+                    pause = if lived > SPAWNER_LIVES { Duration::ZERO } else { longer(pause) };
+                    match self.spawner_again(&mut pause) {
+                        Some(new) => control = new,
+                        None => return,
                     }
-                },
+                }
             }
         }
     }
@@ -129,42 +132,63 @@ impl Shared {
         }
     }
 
-    /// Its cells died with it. Starts another one, unless that makes no sense.
-    fn spawner_died(&self) -> Option<Arc<OwnedFd>> {
-        let (told, again) = {
+    /// Its cells died with it. How long it lived.
+    fn spawner_died(&self) -> Duration {
+        let (told, lived) = {
             let mut state = self.state.lock();
-            let again = match state.spawner.take() {
+            let lived = match state.spawner.take() {
                 Some(mut running) => {
                     let _ = running.child.kill();
                     let _ = running.child.wait();
-                    running.since.elapsed() > SPAWNER_LIVES
+                    running.since.elapsed()
                 }
-                None => false,
+                None => Duration::ZERO,
             };
             let lost: Vec<Slot> =
                 std::mem::take(&mut state.parked).into_iter().map(|c| c.slot).chain(std::mem::take(&mut state.coming).into_values().map(|(s, _)| s)).collect();
             lost.into_iter().for_each(|slot| self.groups.give(slot));
             let slots: Vec<u32> = state.ids.keys().copied().collect();
             let told: Vec<_> = slots.into_iter().filter_map(|slot| self.exited(&mut state, slot, KILLED)).collect();
-            (told, again && !state.closed)
+            (told, lived)
         };
         told.into_iter().for_each(|(sink, exit)| sink.exited(exit));
         self.changed.notify_all();
-        if !again {
-            return None;
-        }
-        log::error!("sandbox: the spawner ended, and all containers with it; it is started again");
-        match start_spawner(&self.options) {
-            Ok((running, _)) => {
-                let control = running.control.clone();
-                self.state.lock().spawner = Some(running);
-                self.fill();
-                Some(control)
+        lived
+    }
+
+    /// Starts another spawner, after `pause`, until one is there. Starts of containers
+    /// fail meanwhile. `None`: the stop.
+    fn spawner_again(&self, pause: &mut Duration) -> Option<Arc<OwnedFd>> {
+        loop {
+            let closed = self.state.lock().closed;
+            if !closed {
+                let when = if pause.is_zero() { String::new() } else { format!(" in {pause:?}") };
+                log::error!("sandbox: the spawner ended, and all containers with it; it is started again{when}");
             }
-            Err(e) => {
-                log::error!("sandbox: {e}");
-                None
+            let until = (!closed).then(|| Instant::now() + *pause);
+            if !matches!(wait_for(self.stop.as_fd(), PollFlags::IN, None, None, until), Ok(Woke::Deadline)) {
+                return None;
             }
+            match start_spawner(&self.options) {
+                Ok((running, _)) => {
+                    let control = running.control.clone();
+                    let mut state = self.state.lock();
+                    if !state.closed {
+                        state.spawner = Some(running);
+                        drop(state);
+                        self.fill();
+                        return Some(control);
+                    }
+                    drop(state);
+                    running.end();
+                }
+                Err(e) => log::error!("sandbox: {e}"),
+            }
+            *pause = longer(*pause);
         }
     }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).clamp(SPAWNER_LIVES, LONGEST_PAUSE)
 }

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::{Held, Server, container_pid, kill_container, wait_until};
+use crate::harness::http::Response;
+use crate::harness::{Held, Server, container_pid, kill_container, sandbox, wait_until};
 
 #[test]
 fn the_last_used_container_serves_next() {
@@ -120,4 +122,35 @@ fn a_container_killed_from_outside_is_replaced() {
         wait_until("the dead one's removal", || (server.containers().len() == 1 && server.socket_folders() == 1).then_some(()));
         server.stop();
     }
+}
+
+/// The process that makes sandboxes ends, as soon as it has begun, too: another is made,
+/// and functions are served again.
+#[test]
+fn a_spawner_that_ends_is_followed_by_another() {
+    if !sandbox::chosen() {
+        return;
+    }
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let instance = |answer: Response| answer.field("X-Instance").map(str::to_owned);
+    let mut last = instance(server.good_call(&echo, &[], b""));
+    for _ in 0..3 {
+        let pid = wait_until("a spawner", || spawner(server.pid()));
+        kill_process(pid, Signal::KILL).expect("it runs");
+        last = wait_until("an answer of a new container", || {
+            let answer = server.try_call(&echo, &[], b"").ok().filter(|answer| answer.status == 200)?;
+            instance(answer).filter(|new| last.as_ref() != Some(new)).map(Some)
+        });
+    }
+    server.stop();
+}
+
+fn spawner(server: u32) -> Option<Pid> {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let ours = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains("Name:\thob-spawner\n") && status.contains(&format!("PPid:\t{server}\n"))
+    };
+    processes.filter(ours).find_map(Pid::from_raw)
 }
