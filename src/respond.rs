@@ -35,6 +35,9 @@ impl Answer {
     }
 }
 
+/// A number of lines that is none.
+pub const INVALID_TAIL: &str = "Invalid tail: it is how many of the last lines are wanted, a whole number";
+
 const BUSY: &str = "Timed out - server too busy";
 const INIT_FAILED: &str = "Container failed to initialize, please ensure you are using the latest fdk and check the logs";
 const INIT_TIMEOUT: &str = "Container initialization timed out, please ensure you are using the latest fdk and check the logs";

@@ -9,13 +9,11 @@ use serde::Serialize;
 
 use super::query::cursor_id;
 use super::resources::{Handled, Handler, Page, Refusal, Reply, TEXT, json, look_up};
-use crate::calls::{Changed, Filter, Ledger, LedgerError, NotWritten, Printed, Record, Status};
+use crate::calls::{Changed, Filter, LOGS_BYTES, Ledger, LedgerError, NotWritten, Printed, Record, Status, last_lines, lines};
 use crate::model::{Id, ModelError, Timestamp};
-use crate::respond::Answer;
+use crate::respond::{Answer, INVALID_TAIL};
 
 const GONE: &str = "Calls are not kept on this server";
-/// How much of a function's log is shown, about.
-const LOGS_BYTES: usize = 256 * 1024;
 
 /// A call as clients see it; the first fields are the original's.
 #[derive(Debug, Serialize)]
@@ -182,6 +180,7 @@ impl Handler<'_> {
     pub(super) fn call_log(&self, function: &str, call: &str) -> Handled {
         let (ledger, fn_id) = self.kept(function)?;
         let id = Id::from_str(call).map_err(|_| no_call())?;
+        let tail = self.tail()?;
         let (record, printed) = ledger.printed(&fn_id, &id)?;
         if record.is_none() && printed.is_none() {
             return Err(Refusal(Answer::new(404, "Call log not found")));
@@ -190,14 +189,23 @@ impl Handler<'_> {
         if let Some(error) = record.and_then(|record| record.error) {
             text.push_str(&format!("hob: {error}\n"));
         }
-        Ok(Reply::new(200, TEXT, text))
+        Ok(Reply::new(200, TEXT, last_lines(text, tail)))
     }
 
     /// The newest lines of all a function's containers.
     pub(super) fn fn_logs(&self, function: &str) -> Handled {
         let (ledger, fn_id) = self.kept(function)?;
+        let tail = self.tail()?;
         let text: String = ledger.printed_by_function(&fn_id, LOGS_BYTES)?.iter().map(Printed::of_function).collect();
-        Ok(Reply::new(200, TEXT, text))
+        Ok(Reply::new(200, TEXT, last_lines(text, tail)))
+    }
+
+    /// How many of the last lines are wanted.
+    fn tail(&self) -> Result<usize, Refusal> {
+        match self.query.tail.as_str() {
+            "" => Ok(usize::MAX),
+            text => lines(text).ok_or(Refusal(Answer::new(400, INVALID_TAIL))),
+        }
     }
 
     pub(super) fn cancel_call(&self, function: &str, call: &str) -> Handled {

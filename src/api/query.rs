@@ -21,13 +21,14 @@ pub(super) struct Query {
     pub(super) status: String,
     pub(super) from_time: String,
     pub(super) to_time: String,
+    pub(super) tail: String,
 }
 
 impl Query {
     /// Of a repeated key the first counts; a pair with a bad escape does not.
     pub(super) fn parse(text: &str) -> Query {
         let mut query = Query::default();
-        let mut seen = [false; 8];
+        let mut seen = [false; 9];
         for pair in text.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (Some(key), Some(value)) = (decode(key, true), decode(value, true)) else { continue };
@@ -40,6 +41,7 @@ impl Query {
                 "status" => (&mut query.status, 5),
                 "from_time" => (&mut query.from_time, 6),
                 "to_time" => (&mut query.to_time, 7),
+                "tail" => (&mut query.tail, 8),
                 _ => continue,
             };
             if !std::mem::replace(&mut seen[n], true) {

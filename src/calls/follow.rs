@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Ledger, LedgerError, Printed};
+use super::{LOGS_BYTES, Ledger, LedgerError, Printed, last_lines};
 use crate::agent::{Agent, Tail, Word};
 use crate::model::{Id, Timestamp};
 use crate::pool::Stop;
@@ -55,6 +55,8 @@ pub struct Follow {
     run_over: bool,
     /// Its call is over: nothing is waited for after this.
     ends: Option<Instant>,
+    /// Nothing is said of why it failed: that is not new.
+    quiet: bool,
     _place: Place,
 }
 
@@ -69,7 +71,15 @@ impl Drop for Place {
 }
 
 impl Follow {
-    pub(super) fn begin(agent: &Arc<Agent>, ledger: &Arc<Ledger>, taken: &Arc<AtomicUsize>, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError> {
+    /// Begins with the `last` lines of what is there; `None`: of a call all, of a
+    /// function some.
+    pub(super) fn begin(
+        agent: &Arc<Agent>,
+        ledger: &Arc<Ledger>,
+        taken: &Arc<AtomicUsize>,
+        (fn_id, call): (Id, Option<Id>),
+        last: Option<usize>,
+    ) -> Result<Follow, FollowError> {
         let before = taken.fetch_add(1, Ordering::SeqCst);
         let place = Place(taken.clone());
         if before >= MOST {
@@ -77,9 +87,12 @@ impl Follow {
         }
         // Listening first, so that nothing is missed between the two.
         let (tail, since) = agent.logs().follow(fn_id, call)?;
-        let (mut settled, mut detached) = (false, false);
+        let (mut settled, mut detached, mut why) = (false, false, false);
         let (past, over) = match call {
-            None => (ledger.printed_by_function_until(&fn_id, PAST, since)?.iter().map(Printed::of_function).collect(), false),
+            None => {
+                let most = last.map_or(PAST, |last| if last == 0 { 0 } else { LOGS_BYTES });
+                (ledger.printed_by_function_until(&fn_id, most, since)?.iter().map(Printed::of_function).collect(), false)
+            }
             Some(call) => {
                 let (record, printed) = ledger.printed_until(&fn_id, &call, since)?;
                 if record.is_none() && printed.is_none() {
@@ -90,14 +103,33 @@ impl Follow {
                 let ended = record.as_ref().and_then(|record| record.completed).unwrap_or(Timestamp(0));
                 settled = Timestamp::now().0.saturating_sub(ended.0) > LAST_WORDS_MS;
                 detached = record.as_ref().is_some_and(|record| record.detached);
+                why = over && record.as_ref().is_some_and(|record| record.error.is_some());
                 (printed.map(Printed::of_call).unwrap_or_default(), over)
             }
         };
         let now = Instant::now();
+        // Of a call that is over the line that says why it failed is the last one.
+        let past = match last {
+            Some(last) => last_lines(past, last.saturating_sub(usize::from(why))),
+            None => past,
+        };
         let past = Some(past).filter(|text: &String| !text.is_empty());
         let ends = over.then_some(if settled { now } else { now + LAST_WORDS });
         let (agent, ledger) = (agent.clone(), ledger.clone());
-        Ok(Follow { agent, ledger, tail, fn_id, call, past, until: now + LONGEST, detached, run_over: false, ends, _place: place })
+        Ok(Follow {
+            agent,
+            ledger,
+            tail,
+            fn_id,
+            call,
+            past,
+            until: now + LONGEST,
+            detached,
+            run_over: false,
+            ends,
+            quiet: over && last == Some(0),
+            _place: place,
+        })
     }
 
     /// The next piece of text; `None` at the end: the call's, the tail's, the
@@ -165,6 +197,6 @@ impl Follow {
         let record = self.call.take().and_then(|call| self.ledger.record(&self.fn_id, &call).ok().flatten());
         self.until = Instant::now();
         self.ends = Some(self.until);
-        record.filter(|record| record.status.is_final()).and_then(|record| record.error).map(|error| format!("hob: {error}\n"))
+        record.filter(|record| record.status.is_final() && !self.quiet).and_then(|record| record.error).map(|error| format!("hob: {error}\n"))
     }
 }

@@ -73,12 +73,13 @@ impl Front {
         self.agent.line_up(sleeper)
     }
 
-    /// A live tail of one call's log, or of all a function's containers print.
+    /// A live tail of one call's log, or of all a function's containers print, that
+    /// begins with the `last` lines of what is there.
     ///
     /// # Errors
     /// See [`FollowError`].
-    pub fn follow(&self, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError> {
-        Follow::begin(&self.agent, &self.ledger, &self.followers, fn_id, call)
+    pub fn follow(&self, fn_id: Id, call: Option<Id>, last: Option<usize>) -> Result<Follow, FollowError> {
+        Follow::begin(&self.agent, &self.ledger, &self.followers, (fn_id, call), last)
     }
 
     /// Keeps a call for later; it is on disk when this returns. Its id, or

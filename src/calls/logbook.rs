@@ -36,6 +36,9 @@ pub(super) struct Pending {
     bytes: usize,
 }
 
+/// How much of a function's log is shown, about.
+pub const LOGS_BYTES: usize = 256 * 1024;
+
 /// What one call printed, or a container while it ran none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Printed {
@@ -81,6 +84,23 @@ impl Printed {
         }
         text
     }
+}
+
+/// A number of lines as it stands in a request; more than can be counted is all.
+pub fn lines(text: &str) -> Option<usize> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(usize::MAX))
+}
+
+/// The last `most` lines of a text of whole lines.
+pub fn last_lines(mut text: String, most: usize) -> String {
+    let begins = text.match_indices('\n').map(|(at, _)| at + 1).rev().skip(1);
+    let from = match most {
+        0 => text.len(),
+        most => begins.into_iter().nth(most - 1).unwrap_or(0),
+    };
+    text.drain(..from);
+    text
 }
 
 impl LogSink for Shared {
@@ -379,6 +399,19 @@ fn split(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_lines_are_taken() {
+        for (most, rest) in [(0, ""), (1, "c\n"), (2, "\nc\n"), (3, "b\n\nc\n"), (4, "a\nb\n\nc\n"), (9, "a\nb\n\nc\n"), (usize::MAX, "a\nb\n\nc\n")] {
+            assert_eq!(last_lines("a\nb\n\nc\n".to_owned(), most), rest, "{most}");
+        }
+        assert_eq!(last_lines(String::new(), 3), "");
+        for (text, most) in
+            [("0", Some(0)), ("07", Some(7)), ("99999999999999999999999", Some(usize::MAX)), ("", None), ("-1", None), ("+1", None), ("all", None)]
+        {
+            assert_eq!(lines(text), most, "{text}");
+        }
+    }
 
     #[test]
     fn rows_are_whole_lines() {

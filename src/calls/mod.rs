@@ -86,7 +86,7 @@ pub use database::LedgerError;
 pub use follow::{Follow, FollowError};
 pub use front::Front;
 pub use history::Filter;
-pub use logbook::Printed;
+pub use logbook::{LOGS_BYTES, Printed, last_lines, lines};
 pub use packs::{Pack, packed};
 pub use record::{Accepted, Kept, Phases, Record, Status};
 pub use wish::NotWritten;

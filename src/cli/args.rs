@@ -169,16 +169,16 @@ pub(super) enum Calls {
     List {
         app: String,
         function: String,
-        /// Only those in this state: queued, running, success, timeout, error, cancelled
-        #[arg(long)]
+        /// Only those in this state
+        #[arg(long, value_parser = ["queued", "running", "success", "timeout", "error", "cancelled"])]
         status: Option<String>,
-        /// Only those made after this, in seconds since 1970
-        #[arg(long, value_name = "SECONDS")]
+        /// Only those made after this: seconds since 1970, or how long ago (90s, 15m, 2h, 7d)
+        #[arg(long, value_name = "TIME", value_parser = time)]
         from: Option<u64>,
-        /// Only those made before this, in seconds since 1970
-        #[arg(long, value_name = "SECONDS")]
+        /// Only those made before this, likewise
+        #[arg(long, value_name = "TIME", value_parser = time)]
         to: Option<u64>,
-        /// How many
+        /// The newest so many
         #[arg(long, short = 'n', default_value_t = 30)]
         last: usize,
     },
@@ -192,11 +192,29 @@ pub(super) enum Calls {
     Again { app: String, function: String, call: String },
 }
 
+/// Seconds since 1970, given as they are or as how long ago.
+fn time(text: &str) -> Result<u64, String> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    time_at(text, now)
+}
+
+pub(super) fn time_at(text: &str, now_s: u64) -> Result<u64, String> {
+    let wrong = "it must be seconds since 1970, or how long ago: 90s, 15m, 2h or 7d".to_owned();
+    let unit = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)].into_iter().find(|(name, _)| text.ends_with(*name));
+    let digits = text.strip_suffix(|c| unit.is_some_and(|(name, _)| c == name)).unwrap_or(text);
+    // The server counts in milliseconds.
+    let number = digits.parse::<u64>().ok().filter(|number| *number <= u64::from(u32::MAX) && !digits.starts_with('+')).ok_or(wrong)?;
+    Ok(unit.map_or(number, |(_, seconds)| now_s.saturating_sub(number * seconds)))
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Logs {
     /// Go on with what is printed from now on
     #[arg(long, short)]
     pub(super) follow: bool,
+    /// Only the last so many lines of what is there; with -f, 0 shows only new ones
+    #[arg(long, short = 'n', value_name = "LINES")]
+    pub(super) tail: Option<usize>,
     pub(super) app: String,
     /// A function's name, for all its containers print; or a call's id
     #[arg(value_name = "FN|CALL")]

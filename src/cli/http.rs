@@ -135,6 +135,9 @@ impl Server {
     /// The first `most` items of a list, over its pages.
     pub(super) fn list_up_to(&self, path: &str, most: usize) -> Result<Vec<Value>, CliError> {
         let mut items = Vec::new();
+        if most == 0 {
+            return Ok(items);
+        }
         let mut cursor = String::new();
         let joint = if path.contains('?') { '&' } else { '?' };
         for _ in 0..MAX_PAGES {
@@ -143,7 +146,7 @@ impl Server {
             let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) else {
                 return Err(CliError::Strange { server: self.base.clone(), what: "a list without items".to_owned() });
             };
-            items.extend(found);
+            items.extend(found.into_iter().take(most - items.len()));
             match page["next_cursor"].as_str() {
                 Some(next) if !next.is_empty() && items.len() < most => cursor = format!("&cursor={}", encode(next)),
                 _ => return Ok(items),
@@ -223,6 +226,11 @@ pub(super) fn text<'v>(value: &'v Value, name: &str) -> &'v str {
 
 pub(super) fn id(value: &Value) -> &str {
     text(value, "id")
+}
+
+/// Whether a text may be a resource's or a call's id.
+pub(super) fn looks_like_id(text: &str) -> bool {
+    text.len() == 26 && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
 }
 
 /// Percent-encodes everything but unreserved characters.

@@ -12,7 +12,7 @@ use super::http::{Server, id, message};
 /// An error's words are read up to this.
 const MAX_MESSAGE: u64 = 64 * 1024;
 
-pub(super) fn invoke(server: &Server, what: &Invoke) -> Result<Output, CliError> {
+pub(super) fn invoke(server: &Server, what: &Invoke, json: bool) -> Result<Output, CliError> {
     let function = server.function(&server.app(&what.app)?, &what.function)?;
     let mut headers = what.header.clone();
     if let Some(kind) = &what.content_type {
@@ -39,7 +39,7 @@ pub(super) fn invoke(server: &Server, what: &Invoke) -> Result<Output, CliError>
     let status = response.status().as_u16();
     if what.detached && status == 202 {
         let call_id = response.headers().get("Fn-Call-Id").and_then(|v| v.to_str().ok()).unwrap_or_default();
-        return Ok(Output::Text(format!("{call_id}\n")));
+        return Ok(Output::Text(if json { format!("{}\n", serde_json::json!({ "call_id": call_id })) } else { format!("{call_id}\n") }));
     }
     let mut body = response.into_body().into_reader();
     let broken = |e: io::Error| CliError::Broken { server: server.base().to_owned(), cause: e.to_string() };

@@ -150,6 +150,17 @@ fn lists_are_read_to_their_end() {
 }
 
 #[test]
+fn times_are_seconds_or_how_long_ago() {
+    let time = |text| args::time_at(text, 1_000_000);
+    for (text, seconds) in [("0", 0), ("1795000000", 1_795_000_000), ("90s", 999_910), ("15m", 999_100), ("2h", 992_800), ("7d", 395_200), ("99d", 0)] {
+        assert_eq!(time(text), Ok(seconds), "{text}");
+    }
+    for text in ["", "s", "-5", "+5", "+5m", "1.5h", "1w", "5 m", "yesterday", "99999999999999999"] {
+        assert!(time(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn refusals_and_absences_have_their_exit_codes() {
     let fake = Fake::new();
     let refused = fake.run(&["apps", "create", "taken"]).expect_err("refused");

@@ -9,15 +9,17 @@ use super::conn::{After, Shared};
 use super::reply::Reply;
 use super::request::{Action, missed};
 use super::route::Target;
-use crate::calls::FollowError;
+use crate::calls::{FollowError, lines};
 use crate::model::Id;
-use crate::respond::Answer;
+use crate::respond::{Answer, INVALID_TAIL};
 
 /// Whose log is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Asked {
     fn_id: Id,
     call: Option<Id>,
+    /// So many lines of what is there come first.
+    last: Option<usize>,
 }
 
 /// What a management request for a live tail leads to; `None`: it is none.
@@ -37,7 +39,10 @@ pub(super) fn asked(method: &str, path: &str, target: Target<'_>, directory: &dy
     Some(match (function, call) {
         (Err(miss), _) => Action::Answer(missed(miss)),
         (_, Err(_)) => Action::Answer(unknown()),
-        (Ok(spec), Ok(call)) => Action::Follow(Asked { fn_id: spec.fn_id, call }),
+        (Ok(spec), Ok(call)) => match last(target.path_and_query) {
+            Ok(last) => Action::Follow(Asked { fn_id: spec.fn_id, call, last }),
+            Err(()) => Action::Answer(Answer::new(400, INVALID_TAIL)),
+        },
     })
 }
 
@@ -46,13 +51,21 @@ fn follows(path_and_query: &str) -> bool {
     query.split('&').any(|pair| matches!(pair, "follow" | "follow=1" | "follow=true"))
 }
 
+fn last(path_and_query: &str) -> Result<Option<usize>, ()> {
+    let (_, query) = path_and_query.split_once('?').unwrap_or_default();
+    match query.split('&').find_map(|pair| pair.strip_prefix("tail=")) {
+        None | Some("") => Ok(None),
+        Some(text) => lines(text).map(Some).ok_or(()),
+    }
+}
+
 fn unknown() -> Answer {
     Answer::new(404, "Call log not found")
 }
 
 /// Sends what comes until the call, the tail, the client or the server ends.
 pub(super) fn answer(shared: &Shared, reply: &mut Reply<'_>, asked: Asked) -> After {
-    let mut follow = match shared.calls.follow(asked.fn_id, asked.call) {
+    let mut follow = match shared.calls.follow(asked.fn_id, asked.call, asked.last) {
         Ok(follow) => follow,
         Err(error) => {
             let answer = match &error {
@@ -90,6 +103,11 @@ mod tests {
             [("/x?follow=1", true), ("/x?a=b&follow=true", true), ("/x?follow", true), ("/x?follow=0", false), ("/x", false), ("/follow=1", false)]
         {
             assert_eq!(follows(query), is, "{query}");
+        }
+        for (query, most) in
+            [("/x?follow=1&tail=3", Ok(Some(3))), ("/x?tail=&follow=1", Ok(None)), ("/x?tails=3", Ok(None)), ("/x?tail=x", Err(())), ("/x?tail=-1", Err(()))]
+        {
+            assert_eq!(last(query), most, "{query}");
         }
     }
 }

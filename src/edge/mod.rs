@@ -127,7 +127,7 @@ pub trait Calls: Send + Sync {
     ///
     /// # Errors
     /// See [`FollowError`].
-    fn follow(&self, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError>;
+    fn follow(&self, fn_id: Id, call: Option<Id>, last: Option<usize>) -> Result<Follow, FollowError>;
 }
 
 /// Finds functions; `Store` in the server.
@@ -184,8 +184,8 @@ impl Calls for Front {
         Front::detach(self, call, how)
     }
 
-    fn follow(&self, fn_id: Id, call: Option<Id>) -> Result<Follow, FollowError> {
-        Front::follow(self, fn_id, call)
+    fn follow(&self, fn_id: Id, call: Option<Id>, last: Option<usize>) -> Result<Follow, FollowError> {
+        Front::follow(self, fn_id, call, last)
     }
 }
 

@@ -179,16 +179,123 @@ fn the_client_shows_and_follows_logs() {
     assert!(code == Some(0) && log.contains(&format!("said 0 in {said}\n")), "{log}");
     let (code, log) = text(&["logs", "app", "hostile"]);
     assert!(code == Some(0) && log.contains(&format!("{said} said 0 in {said}\n")), "{log}");
-    let (code, log) = text(&["logs", "app", "nothing"]);
-    assert!(code == Some(1) && log.contains("there is no function or call with a log 'nothing'"), "{log}");
+    for nothing in ["nothing", "01HF7YAT3V180G40RZJ0000001"] {
+        let (code, log) = text(&["logs", "app", nothing]);
+        assert!(code == Some(1) && log.contains(&format!("there is no function or call with a log '{nothing}'")), "{log}");
+    }
+    let (_, all) = text(&["logs", "app", "hostile"]);
+    let last = all.lines().last().expect("a line");
+    for (tail, want) in [("1", format!("{last}\n")), ("0", String::new()), ("1000", all.clone())] {
+        assert_eq!(text(&["logs", "app", "hostile", "--tail", tail]), (Some(0), want));
+    }
+    let (code, log) = text(&["--json", "logs", "-n", "1", "app", "hostile"]);
+    let line: serde_json::Value = serde_json::from_str(&log).expect("one object");
+    assert_eq!((code, &line["call_id"]), (Some(0), &json!(said)), "{line}");
+    assert!(last.ends_with(line["text"].as_str().expect("text")) && !line["text"].as_str().expect("text").contains(&format!("{said} ")), "{line}");
     let mut following = hob(&["logs", "-f", "app", "hostile"]).stdout(std::process::Stdio::piped()).spawn().expect("runs");
     let mut lines = BufReader::new(following.stdout.take().expect("piped")).lines();
     let more = call(&server, &id, "say:1", 200);
     assert!(lines.by_ref().any(|line| line.expect("text").starts_with(&format!("{more} said 0"))), "followed");
+    // Of what was there before it shows nothing.
+    let mut new = hob(&["logs", "-f", "-n", "0", "--json", "app", "hostile"]).stdout(std::process::Stdio::piped()).spawn().expect("runs");
+    let mut new_lines = BufReader::new(new.stdout.take().expect("piped")).lines();
+    // It may listen a little later: until then there is nothing to see.
+    let first = wait_until_said(&server, &id, &mut new_lines);
+    assert!(![&said, &more].contains(&&first), "{first}");
     server.signal(Signal::TERM);
-    assert!(lines.all(|line| line.is_ok()));
-    assert_eq!(following.wait().expect("ends").code(), Some(0));
+    assert!(lines.all(|line| line.is_ok()) && new_lines.all(|line| line.is_ok()));
+    assert_eq!((following.wait().expect("ends").code(), new.wait().expect("ends").code()), (Some(0), Some(0)));
     server.gone();
+}
+
+/// Calls until one is seen: the call of the first line.
+fn wait_until_said(server: &Server, id: &str, lines: &mut impl Iterator<Item = std::io::Result<String>>) -> String {
+    let seen = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !seen.load(std::sync::atomic::Ordering::SeqCst) {
+                call(server, id, "say:1", 200);
+            }
+        });
+        let line = lines.next().expect("a line").expect("text");
+        seen.store(true, std::sync::atomic::Ordering::SeqCst);
+        let line: serde_json::Value = serde_json::from_str(&line).expect("an object");
+        line["call_id"].as_str().expect("of a call").to_owned()
+    })
+}
+
+/// What kept calls say to wrong wishes, and to none.
+#[test]
+fn the_client_knows_calls_and_says_which_it_does_not() {
+    let Some(server) = Server::start(&[("HOB_CALL_RECORDS", "all"), ("HOB_DETACHED_ATTEMPTS", "1")]) else { return };
+    let id = server.function("echo", "echo", json!({}));
+    let good = call(&server, &id, "x", 200);
+    let answer = server.call(&id, &[("Fn-Invoke-Type", "detached"), ("Hob-Delay-Secs", "3600")], b"");
+    let waits = answer.field("Fn-Call-Id").expect("an id").to_owned();
+    let text = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hob"));
+        let output = command.arg("--server").arg(format!("http://{}", server.address)).args(arguments).output().expect("runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let list = |arguments: &[&str]| {
+        let (code, out, error) = text(&[&["calls", "list", "app", "echo", "--json"], arguments].concat());
+        assert_eq!(code, Some(0), "{error}");
+        let ids: Vec<serde_json::Value> = serde_json::from_str(&out).expect("a list");
+        ids.iter().map(|call| call["id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(list(&[]), [waits.clone(), good.clone()]);
+    assert_eq!(list(&["-n", "0"]), [""; 0]);
+    assert_eq!((list(&["-n", "1"]), list(&["--status", "success"])), (vec![waits.clone()], vec![good.clone()]));
+    assert_eq!((list(&["--from", "1h"]).len(), list(&["--to", "1h"]).len(), list(&["--from", "1", "--to", "4000000000"]).len()), (2, 0, 2));
+    for wrong in [&["--status", "nope"][..], &["--from", "1w"], &["--to", "soon"], &["-n", "x"]] {
+        let (code, _, error) = text(&[&["calls", "list", "app", "echo"], wrong].concat());
+        assert!(code == Some(2) && error.contains(wrong[0].trim_start_matches('-')), "{error}");
+    }
+    for verb in ["inspect", "answer", "cancel", "again"] {
+        for none in ["01HF7YAT3V180G40RZJ0000001", "x/../y", "é"] {
+            let (code, out, error) = text(&["calls", verb, "app", "echo", none]);
+            assert!(
+                code == Some(1) && out.is_empty() && error.contains(&format!("there is no call '{none}'")) && error.contains("hob calls list app echo"),
+                "{error}"
+            );
+        }
+    }
+    let (code, _, error) = text(&["calls", "answer", "app", "echo", &waits]);
+    assert!(code == Some(1) && error.contains("the call is queued"), "{error}");
+    for _ in 0..2 {
+        assert_eq!(text(&["calls", "cancel", "app", "echo", &waits, "--json"]), (Some(0), format!("{{\"cancelled\":\"{waits}\"}}\n"), String::new()));
+    }
+    let (code, out, _) = text(&["invoke", "--detached", "--json", "app", "echo"]);
+    let call: serde_json::Value = serde_json::from_str(&out).expect("an object");
+    assert!(code == Some(0) && call["call_id"].as_str().is_some_and(|id| id.len() == 26), "{call}");
+    server.stop();
+}
+
+/// Of a call that is over the line that says why it failed counts as its last.
+#[test]
+fn only_the_last_lines_are_given_if_asked() {
+    let Some(server) = Server::start(&[]) else { return };
+    let id = server.function("hostile", "hostile", json!({}));
+    let crashed = call(&server, &id, "say-exit:3", 502);
+    let all = await_log(&server, &id, &crashed, "hob: ");
+    let why = all.lines().last().expect("a line").to_owned() + "\n";
+    assert_eq!(all, format!("cannot go on: {crashed}\n{why}"));
+    let of_call = format!("/v2/fns/{id}/calls/{crashed}/log?");
+    for (query, want) in
+        [("tail=0", ""), ("tail=1", why.as_str()), ("tail=2", all.as_str()), ("tail=99999999999999999999", all.as_str()), ("tail=", all.as_str())]
+    {
+        for follow in ["", "&follow=1"] {
+            assert_eq!(server.send("GET", &format!("{of_call}{query}{follow}"), b"").text(), want, "{query}{follow}");
+        }
+    }
+    for target in [of_call, format!("/v2/fns/{id}/logs?")] {
+        for query in ["tail=-1", "tail=all", "tail=1.5", "tail=x&follow=1"] {
+            let answer = server.send("GET", &format!("{target}{query}"), b"");
+            assert!(answer.status == 400 && answer.message().contains("Invalid tail"), "{answer:?}");
+        }
+    }
+    assert_eq!(server.send("GET", &format!("/v2/fns/{id}/logs?tail=0"), b"").text(), "");
+    server.stop();
 }
 
 /// The most memory the process had since `reset`, in KiB.

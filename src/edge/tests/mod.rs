@@ -77,7 +77,7 @@ impl Calls for Stand {
         }
     }
 
-    fn follow(&self, _fn_id: Id, _call: Option<Id>) -> Result<Follow, FollowError> {
+    fn follow(&self, _fn_id: Id, _call: Option<Id>, _last: Option<usize>) -> Result<Follow, FollowError> {
         Err(FollowError::Unknown)
     }
 }
