@@ -202,24 +202,30 @@ impl<C, E, S> Default for Slots<C, E, S> {
 impl<C, E, S> Slots<C, E, S> {
     /// An idle container (the most recently used), or a place in the line.
     pub(super) fn acquire(&mut self, now: Instant) -> Acquired<C, E> {
-        self.acquire_at(self.waiting.len(), now)
+        if let Some(got) = self.idle_top() {
+            return got;
+        }
+        let ticket = Ticket::new(now);
+        self.waiting.push_back(Waiter::Thread(ticket.clone()));
+        Acquired::Wait(ticket)
     }
 
     /// The same for one who has had its turn in vain: its place is before all
     /// that came after it.
     pub(super) fn acquire_again(&mut self, since: Instant) -> Acquired<C, E> {
-        let later = self.waiting.iter().position(|waiter| waiter.since() > since);
-        self.acquire_at(later.unwrap_or(self.waiting.len()), since)
-    }
-
-    fn acquire_at(&mut self, place: usize, since: Instant) -> Acquired<C, E> {
-        if let Some(top) = self.idle.pop() {
-            self.busy += 1;
-            return Acquired::Got { item: top.item, frozen: top.frozen };
+        if let Some(got) = self.idle_top() {
+            return got;
         }
         let ticket = Ticket::new(since);
-        self.waiting.insert(place, Waiter::Thread(ticket.clone()));
+        let later = self.waiting.iter().position(|waiter| waiter.since() > since);
+        self.waiting.insert(later.unwrap_or(self.waiting.len()), Waiter::Thread(ticket.clone()));
         Acquired::Wait(ticket)
+    }
+
+    fn idle_top(&mut self) -> Option<Acquired<C, E>> {
+        let top = self.idle.pop()?;
+        self.busy += 1;
+        Some(Acquired::Got { item: top.item, frozen: top.frozen })
     }
 
     /// A place at the end of the line for one who waits without a thread.
