@@ -38,6 +38,10 @@ impl Answer {
 /// A number of lines that is none.
 pub const INVALID_TAIL: &str = "Invalid tail: it is how many of the last lines are wanted, a whole number";
 
+/// There is no log of a call. Good calls that printed nothing have none either.
+pub const NO_LOG: &str =
+    "Call log not found: no call with this id has one at this function, or has it still (HOB_CALL_LOGS, HOB_LOG_BYTES_PER_FN, HOB_CALLS_MAX_AGE_SECS)";
+
 const BUSY: &str = "Timed out - server too busy";
 const INIT_FAILED: &str = "Container failed to initialize, please ensure you are using the latest fdk and check the logs";
 const INIT_TIMEOUT: &str = "Container initialization timed out, please ensure you are using the latest fdk and check the logs";
@@ -58,7 +62,11 @@ pub fn call_answer(error: &CallError) -> Answer {
             format!("{BUSY}: {limit} calls wait for this function already, or too many on the whole server (HOB_MAX_QUEUED, HOB_MAX_QUEUED_NODE)"),
         )
         .retry(*retry_after_s),
-        CallError::NoCapacity { retry_after_s } => Answer::new(503, BUSY).retry(*retry_after_s),
+        CallError::NoCapacity { retry_after_s } => Answer::new(
+            503,
+            format!("{BUSY}: nothing is free for another container and it is not waited for (FN_ENABLE_NB_RESOURCE_TRACKER), or no thread is left"),
+        )
+        .retry(*retry_after_s),
         CallError::TooBig { need_mib, need_mcpu, total_mib, total_mcpu } => Answer::new(
             400,
             format!(
@@ -107,9 +115,10 @@ pub fn detach_answer(error: &DetachError) -> Answer {
         DetachError::TooLarge { len, max } => {
             Answer::new(413, format!("Content-Length too large for this server, {len} > max {max} of a detached call (HOB_DETACHED_MAX_BODY)"))
         }
-        DetachError::Full { limit } => Answer::new(503, format!("{BUSY}: {limit} detached calls wait already (HOB_DETACHED_MAX_QUEUED)")).retry(30),
+        DetachError::Full { limit } => Answer::new(503, format!("{BUSY}: {limit} detached calls wait or run already (HOB_DETACHED_MAX_QUEUED)")).retry(30),
         DetachError::FullBytes { limit } => {
-            Answer::new(503, format!("{BUSY}: the bodies of detached calls that wait would have more than {limit} bytes (HOB_DETACHED_MAX_BYTES)")).retry(30)
+            Answer::new(503, format!("{BUSY}: the bodies of detached calls that wait or run would have more than {limit} bytes (HOB_DETACHED_MAX_BYTES)"))
+                .retry(30)
         }
         DetachError::NotKnown { cause } => Answer::new(503, format!("{BUSY}: it is not known whether the call is kept and will run: {cause}")).retry(15),
         DetachError::FullCallbacks { limit, to } => {
@@ -145,7 +154,7 @@ fn launch_answer(error: &LaunchError) -> Answer {
         }
         LaunchError::BadSocket { text, .. } => Answer::new(502, format!("{INIT_FAILED}: {text}")),
         LaunchError::Iofs { text } => Answer::new(500, format!("internal server error: the socket folder could not be made: {text}")),
-        LaunchError::CalledOff { .. } => Answer::new(503, BUSY).retry(15),
+        LaunchError::CalledOff { why } => Answer::new(503, format!("{BUSY}: {why}")).retry(15),
     }
 }
 

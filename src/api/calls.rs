@@ -11,9 +11,9 @@ use super::query::cursor_id;
 use super::resources::{Handled, Handler, Page, Refusal, Reply, TEXT, json, look_up};
 use crate::calls::{Changed, Filter, LOGS_BYTES, Ledger, LedgerError, NotWritten, Printed, Record, Status, last_lines, lines};
 use crate::model::{Id, ModelError, Timestamp};
-use crate::respond::{Answer, INVALID_TAIL};
+use crate::respond::{Answer, INVALID_TAIL, NO_LOG};
 
-const GONE: &str = "Calls are not kept on this server";
+const GONE: &str = "Calls are not kept on this server: it was started without its calls database";
 
 /// A call as clients see it; the first fields are the original's.
 #[derive(Debug, Serialize)]
@@ -106,7 +106,7 @@ fn shown(record: Record) -> Shown {
 impl From<LedgerError> for Refusal {
     fn from(error: LedgerError) -> Refusal {
         log::error!("{error}");
-        Refusal(Answer::new(500, "internal server error"))
+        Refusal(Answer::new(500, "internal server error: the calls database cannot be read, the server's log says why"))
     }
 }
 
@@ -114,8 +114,8 @@ impl From<NotWritten> for Refusal {
     fn from(error: NotWritten) -> Refusal {
         log::error!("a detached call could not be changed: {error}");
         let text = match error {
-            NotWritten::NotKnown => "It is not known whether it was written down: look at the call",
-            NotWritten::TakenBack(_) | NotWritten::Failed(_) => "Could not be written down, try again",
+            NotWritten::NotKnown => format!("It is not known whether it was written down ({error}): look at the call"),
+            NotWritten::TakenBack(_) | NotWritten::Failed(_) => format!("Could not be written down, the call is as it was: {error}; try again"),
         };
         Refusal(Answer { retry_after_s: Some(5), ..Answer::new(503, text) })
     }
@@ -166,7 +166,7 @@ impl Handler<'_> {
         let Some(kept) = ledger.answer(&record.id)? else {
             let why = match record.status {
                 _ if !record.detached => "only answers of detached calls are kept",
-                Status::Success => "it is not kept any longer (HOB_ANSWERS_MAX_AGE_SECS)",
+                Status::Success => "it is not kept any longer (HOB_ANSWERS_MAX_AGE_SECS, HOB_ANSWERS_MAX_BYTES)",
                 _ => return Err(Refusal(Answer::new(404, format!("Call answer not found: the call is {}", record.status.name())))),
             };
             return Err(Refusal(Answer::new(404, format!("Call answer not found: {why}"))));
@@ -179,11 +179,11 @@ impl Handler<'_> {
     /// the edge answers it.
     pub(super) fn call_log(&self, function: &str, call: &str) -> Handled {
         let (ledger, fn_id) = self.kept(function)?;
-        let id = Id::from_str(call).map_err(|_| no_call())?;
+        let id = Id::from_str(call).map_err(|_| no_log())?;
         let tail = self.tail()?;
         let (record, printed) = ledger.printed(&fn_id, &id)?;
         if record.is_none() && printed.is_none() {
-            return Err(Refusal(Answer::new(404, "Call log not found")));
+            return Err(no_log());
         }
         let mut text = printed.map_or_else(String::new, |printed| printed.of_call());
         if let Some(error) = record.and_then(|record| record.error) {
@@ -213,8 +213,7 @@ impl Handler<'_> {
         let id = Id::from_str(call).map_err(|_| no_call())?;
         match ledger.cancel(&fn_id, &id)? {
             Changed::Yes => Ok(Reply::new(204, TEXT, "")),
-            Changed::No(status) => Err(Refusal(Answer::new(409, format!("Could not cancel - the call is {}", status.name())))),
-            Changed::Unknown => Err(no_call()),
+            other => Err(unchanged("Could not cancel", other, "that waits or has failed for good can be cancelled")),
         }
     }
 
@@ -223,11 +222,7 @@ impl Handler<'_> {
         let id = Id::from_str(call).map_err(|_| no_call())?;
         match ledger.run_again(&fn_id, &id)? {
             Changed::Yes => json(&shown(self.known(function, call)?)),
-            Changed::No(status) => Err(Refusal(Answer::new(
-                409,
-                format!("Could not run again - only a detached call that has failed for good can, this one is {}", status.name()),
-            ))),
-            Changed::Unknown => Err(no_call()),
+            other => Err(unchanged("Could not run again", other, "that has failed for good can")),
         }
     }
 
@@ -245,6 +240,23 @@ impl Handler<'_> {
     }
 }
 
+/// Why what is wanted of a call cannot be, and `which` it can be of.
+fn unchanged(wish: &str, changed: Changed, which: &str) -> Refusal {
+    let why = match changed {
+        Changed::Yes | Changed::Unknown => return no_call(),
+        Changed::NotDetached => format!("only a detached call {which}, this one was called at once"),
+        Changed::No(Status::Error | Status::Timeout) => {
+            "what it was asked is not kept any longer (HOB_ANSWERS_MAX_BYTES, HOB_CALLS_MAX_AGE_SECS): it has failed for good and will not run".to_owned()
+        }
+        Changed::No(status) => format!("only a detached call {which}, this one is {}", status.name()),
+    };
+    Refusal(Answer::new(409, format!("{wish} - {why}")))
+}
+
 fn no_call() -> Refusal {
-    Refusal(Answer::new(404, "Call not found"))
+    Refusal(Answer::new(404, "Call not found: none with this id has a record at this function, or has one still (HOB_CALL_RECORDS, HOB_CALLS_MAX_AGE_SECS)"))
+}
+
+fn no_log() -> Refusal {
+    Refusal(Answer::new(404, NO_LOG))
 }

@@ -95,6 +95,18 @@ pub enum LedgerError {
     Spawn(#[from] crate::pool::SpawnError),
 }
 
+impl LedgerError {
+    /// What clients are told: not where the file is.
+    pub(super) fn told(&self) -> String {
+        match self {
+            LedgerError::Database { source, .. } => format!("the calls database: {source}"),
+            LedgerError::Damaged { .. } => "the calls database is damaged".to_owned(),
+            LedgerError::Newer { .. } => "the calls database is of a newer hob".to_owned(),
+            LedgerError::Spawn(error) => error.to_string(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Database {
     connection: Connection,

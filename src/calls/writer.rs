@@ -221,7 +221,7 @@ fn write(shared: &Shared, database: &mut Database, batch: Vec<Job>, gathered: &G
             LEDGER.records_dropped.add(records.len() as u64);
             LEDGER.logs_dropped.add(logs.len() as u64);
             look_again(database, usage);
-            let text = error.to_string();
+            let text = error.told();
             let again: Vec<Job> = batch.into_iter().filter_map(|job| refuse(shared, job, &text)).collect();
             shared.ends_wait.store(!again.is_empty(), Ordering::SeqCst);
             again

@@ -56,7 +56,7 @@ fn of_one(server: &Server, (app, function, call): (&str, &str, &str), ask: impl 
         return Err(none());
     }
     ask(&format!("{path}/{}", encode(call))).map_err(|error| match error {
-        CliError::Refused { status: 404, message, .. } if message == "Call not found" => none(),
+        CliError::Refused { status: 404, message, .. } if message.starts_with("Call not found") => none(),
         other => other,
     })
 }

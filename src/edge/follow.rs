@@ -11,7 +11,7 @@ use super::request::{Action, missed};
 use super::route::Target;
 use crate::calls::{FollowError, lines};
 use crate::model::Id;
-use crate::respond::{Answer, INVALID_TAIL};
+use crate::respond::{Answer, INVALID_TAIL, NO_LOG};
 
 /// Whose log is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn last(path_and_query: &str) -> Result<Option<usize>, ()> {
 }
 
 fn unknown() -> Answer {
-    Answer::new(404, "Call log not found")
+    Answer::new(404, NO_LOG)
 }
 
 /// Sends what comes until the call, the tail, the client or the server ends.
@@ -70,7 +70,9 @@ pub(super) fn answer(shared: &Shared, reply: &mut Reply<'_>, asked: Asked) -> Af
         Err(error) => {
             let answer = match &error {
                 FollowError::Unknown => unknown(),
-                FollowError::Full => Answer { retry_after_s: Some(10), ..Answer::new(503, format!("Too many logs are followed at once: {error}")) },
+                FollowError::Full => {
+                    Answer { retry_after_s: Some(10), ..Answer::new(503, format!("Too many logs are followed at once: {error}, try again when one has ended")) }
+                }
                 FollowError::Descriptor(_) | FollowError::Ledger(_) => {
                     log::error!("a log cannot be followed: {error}");
                     Answer::new(500, "internal server error")

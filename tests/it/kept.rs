@@ -71,6 +71,47 @@ fn a_failing_call_is_repeated_then_dead_then_run_again() {
     server.stop();
 }
 
+/// What a call is, and which setting it hangs on.
+#[test]
+fn what_cannot_be_done_to_a_call_is_said() {
+    let Some(server) = Server::start(&[("HOB_CALL_RECORDS", "all"), ("HOB_DETACHED_ATTEMPTS", "1"), ("HOB_ANSWERS_MAX_BYTES", "1")]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let path = |call: &str| format!("/v2/fns/{echo}/calls/{call}");
+    let told = |method: &str, path: &str, status: u16, words: &[&str]| {
+        let answer = server.send(method, path, b"");
+        assert!(answer.status == status && words.iter().all(|word| answer.message().contains(word)), "{method} {path}: {answer:?}");
+    };
+    let at_once = server.good_call(&echo, &[], b"now").field("Fn-Call-Id").expect("an id").to_owned();
+    told("DELETE", &path(&at_once), 409, &["Could not cancel - only a detached call", "called at once"]);
+    told("POST", &format!("{}/again", path(&at_once)), 409, &["Could not run again - only a detached call", "called at once"]);
+    told("GET", &format!("{}/answer", path(&at_once)), 404, &["only answers of detached calls"]);
+
+    let good = detach(&server, &echo, &[], b"much more than is kept");
+    await_status(&server, &echo, &good, "success");
+    told("DELETE", &path(&good), 409, &["Could not cancel", "this one is success"]);
+    told("POST", &format!("{}/again", path(&good)), 409, &["failed for good", "this one is success"]);
+    let failed = detach(&server, &echo, &[("X-Status", "502")], b"much more than is kept");
+    await_status(&server, &echo, &failed, "error");
+    // Both are more than may be kept.
+    wait_until("the answer to be forgotten", || (server.send("GET", &format!("{}/answer", path(&good)), b"").status == 404).then_some(()));
+    told("GET", &format!("{}/answer", path(&good)), 404, &["not kept any longer", "HOB_ANSWERS_MAX_BYTES"]);
+    let database = rusqlite::Connection::open(server.folder.path.join("data/calls.db")).expect("opened");
+    let rows = || database.query_row("SELECT count(*) FROM queue", [], |row| row.get::<_, i64>(0)).expect("a count");
+    wait_until("the body to be forgotten", || (rows() == 0).then_some(()));
+    told("POST", &format!("{}/again", path(&failed)), 409, &["Could not run again", "HOB_ANSWERS_MAX_BYTES"]);
+    told("DELETE", &path(&failed), 409, &["Could not cancel", "HOB_ANSWERS_MAX_BYTES"]);
+
+    for unknown in ["01HF7YAT3V180G40RZJ0000001", "x", "%C3%A9"] {
+        for (method, more) in [("GET", ""), ("DELETE", ""), ("GET", "/answer"), ("POST", "/again")] {
+            told(method, &format!("{}{more}", path(unknown)), 404, &["Call not found", "HOB_CALL_RECORDS"]);
+        }
+        for query in ["", "?follow=1"] {
+            told("GET", &format!("{}/log{query}", path(unknown)), 404, &["Call log not found", "HOB_CALL_LOGS"]);
+        }
+    }
+    server.stop();
+}
+
 #[test]
 fn a_call_that_waits_for_its_time_can_be_cancelled() {
     let Some(server) = Server::start(&[]) else { return };
