@@ -96,10 +96,10 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// What clients are told: not where the file is.
+    /// What clients are told: not in which folder the file is.
     pub(super) fn told(&self) -> String {
         match self {
-            LedgerError::Database { source, .. } => format!("the calls database: {source}"),
+            LedgerError::Database { path, source } => format!("{}: {source}", path.file_name().unwrap_or_default().display()),
             LedgerError::Damaged { .. } => "the calls database is damaged".to_owned(),
             LedgerError::Newer { .. } => "the calls database is of a newer hob".to_owned(),
             LedgerError::Spawn(error) => error.to_string(),

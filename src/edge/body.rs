@@ -31,6 +31,8 @@ pub(super) const DRAIN_FOR: Duration = Duration::from_secs(1);
 pub(super) struct BodyLimits {
     /// 0 = none.
     pub(super) max: u64,
+    /// What it is the limit of, behind the number.
+    pub(super) of: &'static str,
     /// Longest silence.
     pub(super) silence: Duration,
     /// Where the temporary files are.

@@ -174,6 +174,8 @@ pub(super) struct Scratch {
 pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) body: BodyLimits,
+    /// Of detached calls' bodies.
+    pub(super) detached_body: BodyLimits,
     pub(super) api_token: Option<String>,
     pub(super) cors: Option<Cors>,
     pub(super) poller: Arc<Poller>,

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::answer::{ClientSide, Door, Outcome};
 use super::asleep::{Asked, Manner, Waiting, lie_down, may_sleep};
-use super::body::{BodyError, Source};
+use super::body::{BodyError, BodyLimits, Source};
 use super::conn::{After, Conn, Done, Scratch, Shared, close_unread};
 use super::follow;
 use super::receipt::Receipt;
@@ -51,25 +51,27 @@ pub(super) fn exchange(shared: &Arc<Shared>, conn: Conn, mut request: Request, s
         }
         Action::Preflight => bare(shared, &mut reply, &mut source, framing, 200),
         Action::ForeignOrigin => bare(shared, &mut reply, &mut source, framing, 403),
-        Action::Call { door, method, spec, fields, detached, trigger, timed } => match take_body(shared, &mut reply, &mut source, framing, expects) {
-            Ok(body) => {
-                let call = Call { id: Id::new(), spec, fields, body, accepted, trigger };
-                match detached {
-                    Some(how) => detach(shared, &mut reply, &how, (door, method), call),
-                    None => {
-                        manner.keep = reply.keep;
-                        let asked = Asked { call, manner, door, method, timed, read: Instant::now() };
-                        return call_or_sleep(shared, conn, asked, scratch);
+        Action::Call { door, method, spec, fields, detached, trigger, timed } => {
+            match take_body(shared, if detached.is_some() { &shared.detached_body } else { &shared.body }, &mut reply, &mut source, framing, expects) {
+                Ok(body) => {
+                    let call = Call { id: Id::new(), spec, fields, body, accepted, trigger };
+                    match detached {
+                        Some(how) => detach(shared, &mut reply, &how, (door, method), call),
+                        None => {
+                            manner.keep = reply.keep;
+                            let asked = Asked { call, manner, door, method, timed, read: Instant::now() };
+                            return call_or_sleep(shared, conn, asked, scratch);
+                        }
                     }
                 }
+                Err(after) => after,
             }
-            Err(after) => after,
-        },
-        Action::Follow(asked) => match take_body(shared, &mut reply, &mut source, framing, expects) {
+        }
+        Action::Follow(asked) => match take_body(shared, &shared.body, &mut reply, &mut source, framing, expects) {
             Ok(_) => follow::answer(shared, &mut reply, asked),
             Err(after) => after,
         },
-        Action::Forward(head) => match take_body(shared, &mut reply, &mut source, framing, expects) {
+        Action::Forward(head) => match take_body(shared, &shared.body, &mut reply, &mut source, framing, expects) {
             Ok(mut body) => {
                 let sent = shared.forwarder.forward(&head, &mut body, &mut reply);
                 After::answered(sent, reply.keep)
@@ -144,13 +146,13 @@ fn bare(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing
 /// The complete body; an error when the request was answered or its client left.
 /// INVARIANT: a call exists only once its body is complete, so no client's
 /// slowness or lie ever holds a container.
-fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, expects: bool) -> Result<Body, After> {
-    let too_long = matches!(framing, BodyFraming::Length(len) if shared.body.max != 0 && len > shared.body.max);
+fn take_body(shared: &Shared, limits: &BodyLimits, reply: &mut Reply<'_>, source: &mut Source<'_>, framing: BodyFraming, expects: bool) -> Result<Body, After> {
+    let too_long = matches!(framing, BodyFraming::Length(len) if limits.max != 0 && len > limits.max);
     let wanted = !matches!(framing, BodyFraming::None | BodyFraming::Length(0));
     if expects && wanted && !too_long && source.inbuf.is_empty() {
         source.sock.send_all([b"HTTP/1.1 100 Continue\r\n\r\n", &[], &[]], &shared.stop, shared.limits.patience).map_err(|ClientGone| After::Gone)?;
     }
-    let error = match source.read(framing, &shared.body) {
+    let error = match source.read(framing, limits) {
         Ok(body) => return Ok(body),
         Err(error) => error,
     };
@@ -158,7 +160,7 @@ fn take_body(shared: &Shared, reply: &mut Reply<'_>, source: &mut Source<'_>, fr
         BodyError::Cut => return Err(After::Gone),
         BodyError::TooLarge { len, max } => {
             EDGE.refused_too_large.add(1);
-            Answer::new(413, format!("Content-Length too large for this server, {len} > max {max}"))
+            Answer::new(413, format!("Content-Length too large for this server, {len} > max {max}{}", limits.of))
         }
         BodyError::Silent(limit) => {
             EDGE.refused_too_slow.add(1);

@@ -71,6 +71,8 @@ use forward::Forwarder;
 use poll::{Loop, PollLimits, Poller, Serve, Served};
 use sock::Sock;
 
+/// What the tighter limit of bodies is called.
+const DETACHED_BODY: &str = " of a detached call (HOB_DETACHED_MAX_BODY)";
 /// After an answer a worker waits this long for the next request of the same
 /// connection, before it is parked.
 const LINGER: Duration = Duration::from_millis(5);
@@ -247,6 +249,12 @@ impl Edge {
             head_time: config.head_read_timeout,
         };
         let poller = Poller::new(poll_limits).map_err(|e| EdgeError::Poll(e.into()))?;
+        let body = BodyLimits { max: config.max_request_bytes, of: "", silence: config.body_idle_timeout, folder: config.data.clone() };
+        // The tighter one tells; nothing of what is more is read.
+        let (detached_max, detached_of) = match config.calls.max_body {
+            own if own > 0 && (body.max == 0 || own <= body.max) => (own, DETACHED_BODY),
+            _ => (body.max, body.of),
+        };
         let shared = Arc::new(Shared {
             limits: Limits {
                 head_bytes: config.max_request_head_bytes,
@@ -255,7 +263,8 @@ impl Edge {
                 patience: config.write_timeout,
                 timed: config.server_timing,
             },
-            body: BodyLimits { max: config.max_request_bytes, silence: config.body_idle_timeout, folder: config.data.clone() },
+            detached_body: BodyLimits { max: detached_max, of: detached_of, ..body.clone() },
+            body,
             api_token: config.api_token.clone(),
             cors: Cors::new(&config.cors_origins, &config.cors_headers),
             poller: Arc::new(poller),

@@ -145,6 +145,13 @@ fn call(head: &RequestHead<'_>, door: Door, spec: Arc<FnSpec>, fields: Vec<u8>, 
     }
 }
 
+const ONCE: [(&str, &str); 4] = [
+    ("idempotency-key", "Bad request: more than one Idempotency-Key"),
+    ("hob-delay-secs", "Bad request: more than one Hob-Delay-Secs"),
+    ("hob-priority", "Bad request: more than one Hob-Priority"),
+    ("hob-callback", "Bad request: more than one Hob-Callback"),
+];
+
 /// How the call is to run later, if it is (spec http-api §3.3).
 fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>>, &'static str> {
     // In these letters: any other value means an ordinary call.
@@ -152,8 +159,14 @@ fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>
     if !asked && !always {
         return Ok(None);
     }
+    // Of two of them nobody knows which one is meant.
+    for (name, refused) in ONCE {
+        if fields::count(&head.fields, name) > 1 {
+            return Err(refused);
+        }
+    }
     let text = |name| fields::find(&head.fields, name).map(|field| std::str::from_utf8(field.value).unwrap_or("?"));
-    let number = |name, most: u64| text(name).map_or(Some(0), |value| value.parse().ok().filter(|n| *n <= most));
+    let number = |name, most: u64| text(name).map_or(Some(0), |value| value.parse().ok().filter(|n| *n <= most && !value.starts_with('+')));
     let priority = number("hob-priority", 2).ok_or("Bad request: Hob-Priority must be 0, 1 or 2")?;
     let delay = number("hob-delay-secs", MAX_DELAY_S).ok_or("Bad request: Hob-Delay-Secs must be a whole number of at most 604800")?;
     let key = text("idempotency-key").map(str::to_owned);
@@ -161,9 +174,6 @@ fn detached(head: &RequestHead<'_>, always: bool) -> Result<Option<Box<Detached>
     let whole = fields::find(&head.fields, "idempotency-key").is_none_or(|field| std::str::from_utf8(field.value).is_ok());
     if !whole || key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
         return Err("Bad request: Idempotency-Key must have 1 to 255 bytes of UTF-8");
-    }
-    if fields::count(&head.fields, "idempotency-key") > 1 {
-        return Err("Bad request: more than one Idempotency-Key");
     }
     let callback = text("hob-callback").map(str::to_owned);
     callback.as_deref().map_or(Ok(()), check_url)?;

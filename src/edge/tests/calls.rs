@@ -456,6 +456,10 @@ fn a_detached_call_that_is_not_kept_is_told_so() {
         "Hob-Priority: -1\r\n",
         "Hob-Delay-Secs: soon\r\n",
         "Hob-Delay-Secs: 604801\r\n",
+        "Hob-Delay-Secs: +5\r\n",
+        "Hob-Delay-Secs: 1\r\nHob-Delay-Secs: 1\r\n",
+        "Hob-Priority: 1\r\nhob-priority: 2\r\n",
+        "Hob-Callback: http://a/\r\nHob-Callback: http://b/\r\n",
         "Idempotency-Key: \r\n",
         "Idempotency-Key: a\r\nIdempotency-Key: b\r\n",
     ] {

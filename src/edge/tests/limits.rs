@@ -65,6 +65,37 @@ fn bodies_have_a_limit_in_both_framings() {
     assert_eq!(bench.calls(), 4);
 }
 
+/// What is too much of a detached call is not read first, nor asked for.
+#[test]
+fn bodies_of_detached_calls_have_a_limit_of_their_own() {
+    let bench = Setup::new().set("FN_MAX_REQUEST_SIZE", "2000").set("HOB_DETACHED_MAX_BODY", "1000").start();
+    let detached = "Fn-Invoke-Type: detached\r\n";
+    let chunked = |len: usize| format!("{:x}\r\n{}\r\n0\r\n\r\n", len, "b".repeat(len));
+    for (lines, body, status) in [
+        (format!("{detached}Content-Length: 1000\r\n"), "b".repeat(1000), 202),
+        (format!("{detached}Transfer-Encoding: chunked\r\n"), chunked(1000), 202),
+        ("Content-Length: 1001\r\n".to_owned(), "b".repeat(1001), 200),
+        (format!("{detached}Content-Length: 1001\r\n"), String::new(), 413),
+        (format!("{detached}Expect: 100-continue\r\nContent-Length: 1001\r\n"), String::new(), 413),
+        (format!("{detached}Transfer-Encoding: chunked\r\n"), format!("3e9\r\n{}", "b".repeat(1001)), 413),
+    ] {
+        let mut client = bench.connect();
+        client.send(bench.post(&lines, &body));
+        let answer = client.answer();
+        assert_eq!(answer.status, status, "{lines}");
+        if status == 413 {
+            assert_eq!(answer.message(), "Content-Length too large for this server, 1001 > max 1000 of a detached call (HOB_DETACHED_MAX_BODY)");
+            client.finish();
+            client.assert_closed();
+        }
+    }
+    assert_eq!((bench.calls(), bench.stand.detached.lock().len()), (1, 2));
+    // The tighter one of the two tells.
+    let bench = Setup::new().set("FN_MAX_REQUEST_SIZE", "10").set("HOB_DETACHED_MAX_BODY", "1000").start();
+    let answer = bench.ask(bench.post(&format!("{detached}Content-Length: 11\r\n"), ""));
+    assert_eq!((answer.status, answer.message().as_str()), (413, "Content-Length too large for this server, 11 > max 10"));
+}
+
 #[test]
 fn a_client_that_sends_on_after_413_still_reads_it() {
     let bench = Setup::new().set("FN_MAX_REQUEST_SIZE", "1000").start();
