@@ -118,6 +118,28 @@ fn lines_belong_to_the_call_that_runs() {
     assert_eq!(kept, [None, Some(first), None, Some(second)]);
 }
 
+/// However soon the next call begins: it was one line of several calls, in the
+/// log of the last of them.
+#[test]
+fn a_line_without_its_end_is_of_the_call_that_printed_it() {
+    let (logs, sink) = logs(1 << 20);
+    let voice = voice();
+    let mut out = output(&logs, &voice, Stream::Stdout);
+    let calls: Vec<Id> = (0..3).map(|_| Id::new()).collect();
+    for (n, call) in calls.iter().enumerate() {
+        voice.turn.begin(call);
+        out.write_all(format!("said {n}\nrest {n}").as_bytes()).expect("write");
+        sink.wait("the line", |lines, _| lines.contains(&format!("{call} stdout said {n}")).then_some(()));
+        voice.turn.end(Instant::now());
+    }
+    // The last one's is closed without anything that comes after it.
+    for (n, call) in calls.iter().enumerate() {
+        assert_eq!(sink.wait_log(Some(*call)).text, format!("said {n}\nrest {n}\n"));
+    }
+    out.write_all(b"idle\nrest").expect("write");
+    assert_eq!(sink.wait_log(None).text, "idle\nrest\n");
+}
+
 #[test]
 fn a_flood_is_read_to_its_end_and_its_newest_lines_are_kept() {
     let (logs, sink) = logs(100_000);

@@ -94,7 +94,7 @@ impl Splitter {
         }
     }
 
-    /// The end: a line without its end counts too.
+    /// The end, of all or of whose lines they were: a line without its end counts too.
     pub(super) fn finish(&mut self, line: &mut dyn FnMut(Stream, &[u8])) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(&mut self.partial[stream as usize]);

@@ -93,7 +93,8 @@ struct Pipe {
 /// One container.
 struct Speaker {
     voice: Arc<Voice>,
-    pipes: usize,
+    /// Its outputs' keys.
+    pipes: Vec<u64>,
     open: Option<Open>,
     tail: VecDeque<String>,
     /// What happened to it, and when it must be told at the latest.
@@ -147,7 +148,7 @@ impl Reader<'_> {
     fn speaker(&mut self, voice: Arc<Voice>) -> &mut Speaker {
         self.speakers.entry(voice.container).or_insert_with(|| Speaker {
             voice,
-            pipes: 0,
+            pipes: Vec::new(),
             open: None,
             tail: VecDeque::new(),
             trouble: None,
@@ -165,7 +166,7 @@ impl Reader<'_> {
             return log::warn!("output of container {container} cannot be read: {error}");
         }
         let speaker = self.speaker(voice);
-        speaker.pipes += 1;
+        speaker.pipes.push(key);
         speaker.ended = None;
         self.pipes.insert(key, Pipe { fd: output.fd, container, splitter: Splitter::new(output.framing) });
         if !output.early.is_empty() {
@@ -197,7 +198,7 @@ impl Reader<'_> {
             let Some(call) = ear.call else { return true };
             let wanted = Some(call);
             let runs = self.speakers.values().any(|s| {
-                let owner = if s.pipes > 0 { s.owner(now).call() } else { None };
+                let owner = if !s.pipes.is_empty() { s.owner(now).call() } else { None };
                 owner == wanted || s.open.as_ref().is_some_and(|open| open.owner.call() == wanted)
             });
             if runs {
@@ -228,10 +229,14 @@ impl Reader<'_> {
 
     /// False when the stream makes no sense any more.
     fn take(&mut self, key: u64, bytes: &[u8]) -> bool {
+        let Some(container) = self.pipes.get(&key).map(|pipe| pipe.container) else { return true };
+        let Some(speaker) = self.speakers.get_mut(&container) else { return true };
+        let (shared, text, now) = (self.shared, &mut self.line, Instant::now());
+        if speaker.open.as_ref().is_some_and(|open| open.owner != speaker.owner(now)) {
+            speaker.end_lines(&mut self.pipes, shared, text);
+        }
+        speaker.turn_to(shared, now);
         let Some(pipe) = self.pipes.get_mut(&key) else { return true };
-        let Some(speaker) = self.speakers.get_mut(&pipe.container) else { return true };
-        let (shared, text) = (self.shared, &mut self.line);
-        speaker.turn_to(shared, Instant::now());
         let taken = pipe.splitter.take(bytes, &mut |stream, line| speaker.line(shared, stream, line, text));
         if taken.is_err() {
             log::warn!("output of container {} is not understood; the rest is dropped", pipe.container);
@@ -246,14 +251,14 @@ impl Reader<'_> {
         let Some(speaker) = self.speakers.get_mut(&pipe.container) else { return };
         let (shared, text) = (self.shared, &mut self.line);
         pipe.splitter.finish(&mut |stream, line| speaker.line(shared, stream, line, text));
-        speaker.pipes -= 1;
+        speaker.pipes.retain(|open| *open != key);
         self.part(pipe.container);
     }
 
     /// A container without outputs has said all it will.
     fn part(&mut self, container: Id) {
         if let Some(speaker) = self.speakers.get_mut(&container)
-            && speaker.pipes == 0
+            && speaker.pipes.is_empty()
         {
             speaker.finish(self.shared);
             speaker.ended.get_or_insert_with(Instant::now);
@@ -264,7 +269,10 @@ impl Reader<'_> {
     /// Closes logs of calls that are over, tells troubles that are due.
     fn look(&mut self, now: Instant) {
         for speaker in self.speakers.values_mut() {
-            speaker.close_stale(self.shared, now);
+            if speaker.is_stale(now) {
+                speaker.end_lines(&mut self.pipes, self.shared, &mut self.line);
+                speaker.finish(self.shared);
+            }
             if speaker.trouble.as_ref().is_some_and(|(_, at)| now >= *at) {
                 speaker.tell();
             }
@@ -318,14 +326,24 @@ impl Speaker {
         }
     }
 
-    fn close_stale(&mut self, shared: &Shared, now: Instant) {
-        let over = match &self.open {
+    /// INVARIANT: whose log is closed has no line begun: what comes next would be
+    /// taken for the rest of it, and both for somebody else's.
+    fn end_lines(&mut self, pipes: &mut HashMap<u64, Pipe>, shared: &Shared, text: &mut String) {
+        let keys = std::mem::take(&mut self.pipes);
+        for key in &keys {
+            if let Some(pipe) = pipes.get_mut(key) {
+                pipe.splitter.finish(&mut |stream, line| self.line(shared, stream, line, text));
+            }
+        }
+        self.pipes = keys;
+    }
+
+    /// The open log is of a call that is over, or has gathered for long enough.
+    fn is_stale(&self, now: Instant) -> bool {
+        match &self.open {
             None => false,
             Some(open) if open.owner == Owner::Container => now.saturating_duration_since(open.since) >= OWN,
             Some(open) => self.owner(now) != open.owner,
-        };
-        if over {
-            self.finish(shared);
         }
     }
 
@@ -385,7 +403,7 @@ impl Speaker {
             bytes_dropped,
             from: open.from,
             to: open.to,
-            last: self.pipes == 0,
+            last: self.pipes.is_empty(),
             done: Instant::now(),
         });
         let sink = shared.sink.read().clone();
