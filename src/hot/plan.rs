@@ -3,7 +3,9 @@
 //! The need rule starts from the original's (`waiting > starting`, spec agent
 //! §2.4) and adds the measured service time: callers that the containers at
 //! hand will have served before a new one could be up are no reason to start
-//! one, unless the line has been standing for a whole start time already.
+//! one, unless the line has been standing for a whole start time already. Where
+//! nobody is served for that long the mean says nothing: the containers are with
+//! calls slower than it.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ pub(super) struct View {
     pub(super) waiting: usize,
     /// Since when callers have been waiting without a break.
     pub(super) waiting_since: Option<Instant>,
+    /// When a caller in the line was last given a container.
+    pub(super) handed_over: Option<Instant>,
     /// Starts under way: waiting for tokens, queued, creating, booting.
     pub(super) starting: usize,
     pub(super) busy: usize,
@@ -99,7 +103,7 @@ pub(super) fn plan(view: &View, now: Instant) -> Plan {
         wake_at(&mut plan, now + view.freeze_after.unwrap_or(view.idle_timeout).clamp(Duration::from_millis(20), view.idle_timeout));
     }
     let standing = is_standing(view, now);
-    let need = needed(view, view.waiting, standing);
+    let need = needed(view, now);
     let live = view.busy + view.freezing + view.idle.len() - plan.expire.len();
     let short_of_min = min.saturating_sub(live);
     plan.surplus = view.starting.saturating_sub(need.max(short_of_min).max(usize::from(view.waiting > 0 && view.busy + view.freezing == 0)));
@@ -118,6 +122,9 @@ pub(super) fn plan(view: &View, now: Instant) -> Plan {
         // Also where those on the way are enough: they may turn out slower.
         wake_at(&mut plan, now + view.start_cost);
     }
+    if let Some(at) = stuck_at(view).filter(|at| *at > now) {
+        wake_at(&mut plan, at);
+    }
     plan
 }
 
@@ -126,7 +133,7 @@ pub(super) fn plan(view: &View, now: Instant) -> Plan {
 pub(super) fn still_wanted(view: &View, under_way: usize, now: Instant) -> bool {
     let live = view.busy + view.freezing + view.idle.len();
     let min = if view.retired { 0 } else { view.min };
-    !view.closing && needed(view, view.waiting, is_standing(view, now)).max(min.saturating_sub(live)) > under_way
+    !view.closing && needed(view, now).max(min.saturating_sub(live)) > under_way
 }
 
 /// The line has been there for as long as a start takes.
@@ -134,12 +141,21 @@ fn is_standing(view: &View, now: Instant) -> bool {
     view.waiting_since.is_some_and(|since| now.saturating_duration_since(since) >= view.start_cost)
 }
 
+/// From when on the line counts as stuck, if nobody in it is served until then.
+fn stuck_at(view: &View) -> Option<Instant> {
+    let since = view.waiting_since?;
+    let since = view.handed_over.map_or(since, |at| at.max(since));
+    let service = view.service.unwrap_or_default();
+    Some(since + view.start_cost.max(2 * service.max(SHORT_WAIT)))
+}
+
 fn wake_at(plan: &mut Plan, at: Instant) {
     plan.wake = Some(plan.wake.map_or(at, |w| w.min(at)));
 }
 
-/// How many containers, starting ones included, `waiting` callers call for.
-fn needed(view: &View, waiting: usize, standing: bool) -> usize {
+/// How many containers, starting ones included, those who wait call for.
+fn needed(view: &View, now: Instant) -> usize {
+    let waiting = view.waiting;
     if waiting == 0 {
         return 0;
     }
@@ -150,12 +166,13 @@ fn needed(view: &View, waiting: usize, standing: bool) -> usize {
     let service = service.as_secs_f64().max(1e-6);
     let target = service.max(SHORT_WAIT.as_secs_f64());
     // What the containers at hand serve before a new one could help.
-    let horizon = if standing { target } else { view.start_cost.as_secs_f64() };
+    let horizon = if is_standing(view, now) { target } else { view.start_cost.as_secs_f64() };
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a small positive number")]
     let covered = (live as f64 * horizon / service).min(1e9) as usize;
     let uncovered = waiting.saturating_sub(covered);
     if uncovered == 0 && live > 0 {
-        return 0;
+        // One at a time: the next slow call of a quick function may be the last.
+        return usize::from(stuck_at(view).is_some_and(|at| at <= now));
     }
     let each = (target / service).max(1.0);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
@@ -191,6 +208,7 @@ mod tests {
         View {
             waiting,
             waiting_since: None,
+            handed_over: None,
             starting,
             busy,
             freezing: 0,
@@ -229,7 +247,32 @@ mod tests {
         v.service = Some(Duration::from_micros(40));
         assert_eq!(plan(&v, now).start, 0);
         v.waiting_since = Some(now - Duration::from_secs(10));
+        v.handed_over = Some(now);
         assert_eq!(plan(&v, now).start, 0, "31 callers wait 1.2 ms: not worth a container");
+    }
+
+    #[test]
+    fn quick_calls_behind_a_slow_one_get_a_container() {
+        let now = Instant::now();
+        let ago = |ms| Some(now - Duration::from_millis(ms));
+        let mut v = view(1, 0, 1);
+        v.service = Some(Duration::from_micros(40));
+        v.waiting_since = ago(299);
+        assert_eq!((plan(&v, now).start, plan(&v, now).wake), (0, Some(now + Duration::from_millis(1))));
+        v.waiting_since = ago(300);
+        assert_eq!(plan(&v, now).start, 1);
+        v.handed_over = ago(299);
+        assert_eq!(plan(&v, now).start, 0, "the line moves");
+        v.handed_over = ago(400);
+        v.waiting = 20;
+        v.starting = 1;
+        assert_eq!((plan(&v, now).start, plan(&v, now).surplus), (0, 0), "one at a time");
+        v.starting = 0;
+        v.start_cost = Duration::from_millis(2);
+        (v.waiting_since, v.handed_over) = (ago(19), None);
+        assert_eq!((plan(&v, now).start, plan(&v, now).wake), (0, Some(now + Duration::from_millis(1))), "a hiccup is no slow call");
+        v.waiting_since = ago(20);
+        assert_eq!(plan(&v, now).start, 1);
     }
 
     #[test]
@@ -285,11 +328,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_starts_without_need_and_never_forgets_to_wake(waiting in 0usize..200, starting in 0usize..50, busy in 0usize..50, service_us in proptest::option::of(1u64..2_000_000), age_ms in 0u64..2_000) {
+        fn never_starts_without_need_and_never_forgets_to_wake(waiting in 0usize..200, starting in 0usize..50, busy in 0usize..50, service_us in proptest::option::of(1u64..2_000_000), age_ms in 0u64..2_000, handed_ms in proptest::option::of(0u64..2_000)) {
             let now = Instant::now();
             let mut v = view(waiting, starting, busy);
             v.service = service_us.map(Duration::from_micros);
             v.waiting_since = (waiting > 0).then(|| now - Duration::from_millis(age_ms));
+            v.handed_over = handed_ms.map(|ms| now - Duration::from_millis(ms));
             let p = plan(&v, now);
             prop_assert!(p.start + starting <= waiting.max(starting), "no more containers than callers");
             prop_assert!(p.start == 0 || p.surplus == 0);

@@ -46,6 +46,8 @@ pub(super) struct Inner {
     /// It need not be rung for fewer waiting callers than this.
     pub(super) ring_above: usize,
     pub(super) waiting_since: Option<Instant>,
+    /// When a caller in the line was last given a container.
+    handed_over: Option<Instant>,
     /// Mean service time, exponentially weighted.
     pub(super) service: Option<Duration>,
     pub(super) start_cost: Duration,
@@ -109,6 +111,7 @@ impl SlotQueue {
             wakes: None,
             ring_above: 0,
             waiting_since: None,
+            handed_over: None,
             service: None,
             start_cost: FIRST_START_COST,
             last_failure: None,
@@ -223,6 +226,9 @@ impl SlotQueue {
         if inner.slots.waiting() == 0 {
             inner.waiting_since = None;
         }
+        if !matches!(offered, Offered::Kept) {
+            inner.handed_over = Some(now);
+        }
         match offered {
             Offered::Handed(ticket) => {
                 drop(inner);
@@ -313,6 +319,7 @@ impl Inner {
         View {
             waiting: self.slots.waiting(),
             waiting_since: self.waiting_since,
+            handed_over: self.handed_over,
             starting: self.reserved + self.slots.queued + self.slots.starting,
             busy: self.slots.busy,
             freezing: self.slots.freezing,

@@ -32,6 +32,21 @@ fn a_maximum_is_never_passed() {
     server.stop();
 }
 
+/// What the mean of the calls before it says, no one call is bound by.
+#[test]
+fn one_slow_call_of_a_quick_function_keeps_nobody_waiting() {
+    let Some(server) = Server::start(&[]) else { return };
+    let echo = server.function("echo", "echo", json!({}));
+    let quick: HashSet<_> = (0..5).map(|_| server.good_call(&echo, &[], b"").field("X-Instance").map(str::to_owned)).collect();
+    assert_eq!(quick.len(), 1, "{quick:?}");
+    let slow = server.hold(&echo);
+    let answer = server.good_call(&echo, &[], b"beside it");
+    assert_eq!(answer.text(), "beside it");
+    assert!(!quick.contains(&answer.field("X-Instance").map(str::to_owned)), "the only container was busy");
+    slow.release();
+    server.stop();
+}
+
 #[test]
 fn a_container_is_replaced_after_its_number_of_calls() {
     let Some(server) = Server::start(&[]) else { return };
